@@ -1,0 +1,109 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <algorithm>
+#include <string>
+
+#include "mpsnn/enums.hpp"
+#include "mpsnn/export.hpp"
+
+/// The only arithmetic on sizes, offsets, windows and divisors.
+/// Formulas: docs/semantics.md, "Padding, sizing and addressing".
+namespace mpsnn {
+
+/// A half-open range of indices.
+struct Range {
+  int begin = 0;
+  int end = 0;
+  constexpr int size() const { return end > begin ? end - begin : 0; }
+  constexpr bool operator==(const Range&) const = default;
+};
+
+/// One spatial axis of a windowed node, resolved. Loops, gradients, MPS offsets and drawings read these
+/// numbers; none of them computes its own.
+struct MPSNN_API Axis {
+  int input = 1;     ///< pixels available
+  int output = 1;    ///< pixels produced
+  int kernel = 1;    ///< taps of the window
+  int stride = 1;    ///< input pixels between neighbouring windows
+  int dilation = 1;  ///< input pixels between neighbouring taps
+  int before = 0;    ///< virtual pixels in front of pixel 0; negative means cropped
+
+  bool operator==(const Axis&) const = default;
+
+  /// Input pixels that a window spans, gaps included.
+  constexpr int extent() const { return (kernel - 1) * dilation + 1; }
+  /// First virtual input pixel that output pixel `o` looks at.
+  constexpr int origin(int o) const { return o * stride - before; }
+  /// Virtual input pixel under tap `t` of output pixel `o`.
+  constexpr int tap(int o, int t) const { return origin(o) + t * dilation; }
+  /// True when every tap of every output pixel lies inside the image.
+  constexpr bool is_inside() const { return origin(0) >= 0 && origin(output - 1) + extent() <= input; }
+  /// Taps of output pixel `o` that land inside the image.
+  Range taps_inside(int o) const;
+  /// Output pixels whose window origin allows tap `t` to land inside the image.
+  Range outputs_inside(int t) const;
+  /// MPS's `offset`: the input position of the window's centre for output pixel 0.
+  constexpr int offset() const { return extent() / 2 - before; }
+};
+
+/// A window on an image: one axis each way.
+struct Window {
+  Axis y, x;
+  bool operator==(const Window&) const = default;
+};
+
+/// Size of a window before it meets an image: what initializers and descriptors hold.
+struct WindowSize {
+  int kernel_width = 1, kernel_height = 1;
+  int stride_in_pixels_x = 1, stride_in_pixels_y = 1;
+  int dilation_rate_x = 1, dilation_rate_y = 1;
+  bool operator==(const WindowSize&) const = default;
+};
+
+/// Which of the two axes a remainder bit is read for.
+enum class AxisDirection { x, y };
+
+/// The axis of a forward filter under a padding method. `output` is less than 1 when the window does not fit.
+/// Source: MPS_SEMANTICS 6.3.
+MPSNN_API Axis resolve_axis(NNPaddingMethod method, AxisDirection direction, int input, int kernel, int stride, int dilation);
+
+/// The axis of a transposed filter that enlarges `source` pixels, written as the *forward* axis that it undoes:
+/// `input` is the result's size, `output` the source's. Source: MPS_SEMANTICS 6.5.
+MPSNN_API Axis resolve_reverse_axis(NNPaddingMethod method, AxisDirection direction, int source, int kernel, int stride);
+
+/// The axis with `before` and `after` pixels of explicit padding; negative values crop.
+MPSNN_API Axis resolve_explicit_axis(int input, int kernel, int stride, int dilation, int before, int after);
+
+/// The axis that a custom policy chose: its offset (the window's centre at output pixel 0) and its output size.
+MPSNN_API Axis axis_from_offset(int input, int output, int kernel, int stride, int dilation, int offset);
+
+/// Both axes of a forward filter.
+MPSNN_API Window resolve_window(NNPaddingMethod method, int height, int width, const WindowSize& size);
+/// Both axes of a transposed filter; see resolve_reverse_axis.
+MPSNN_API Window resolve_reverse_window(NNPaddingMethod method, int height, int width, const WindowSize& size);
+
+/// Number of taps that the average of output pixel `o` divides by (MPS_SEMANTICS 8.4). With edge mode Zero it is
+/// the kernel; with Clamp, the taps inside the image enlarged by `zero_pad` pixels on each side.
+MPSNN_API int average_taps(const Axis& axis, int o, ImageEdgeMode edge, int zero_pad);
+
+/// The policy of the gradient direction: valid and full change places (MPS_SEMANTICS 6.6).
+MPSNN_API NNPaddingMethod inverse_padding_method(NNPaddingMethod method);
+
+/// Readable form of a padding method, e.g. "AlignCentered | AddRemainderToTopLeft | SizeSame".
+MPSNN_API std::string describe(NNPaddingMethod method);
+
+constexpr bool has(NNPaddingMethod method, NNPaddingMethod bits) {
+  return (static_cast<std::int64_t>(method) & static_cast<std::int64_t>(bits)) != 0;
+}
+constexpr NNPaddingMethod operator|(NNPaddingMethod a, NNPaddingMethod b) {
+  return static_cast<NNPaddingMethod>(static_cast<std::int64_t>(a) | static_cast<std::int64_t>(b));
+}
+
+/// Index of the nearest pixel of an image of `size` pixels.
+constexpr int clamp_index(int index, int size) { return std::clamp(index, 0, size - 1); }
+
+/// The smallest integer that is at least a / b, for a >= 0 and b > 0.
+constexpr int ceil_divide(int a, int b) { return (a + b - 1) / b; }
+
+}  // namespace mpsnn

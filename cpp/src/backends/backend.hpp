@@ -1,0 +1,59 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <memory>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "core/operations.hpp"
+#include "mpsnn/image.hpp"
+
+/// The whole interface between plans and engines.
+namespace mpsnn {
+
+/// Shapes of an operation's operands, in the order that its struct documents. An absent operand is all zeros. Weights are
+/// {O, kH, kW, I/groups}; one-dimensional parameters are {1, 1, 1, count}.
+struct OperandShapes {
+  std::vector<Shape> inputs, outputs;
+};
+
+/// What a kernel is given when it runs. Numbers are of the engine's element type.
+struct KernelCall {
+  std::span<void* const> inputs;   ///< null where absent
+  std::span<void* const> outputs;  ///< null where nobody needs it
+  void* saved = nullptr;           ///< what a forward kernel leaves for its gradient (Backend::saved_bytes)
+  void* scratch = nullptr;         ///< Kernel::scratch_bytes(), 64-byte aligned, contents undefined
+  std::uint64_t encode_count = 0;  ///< how often this graph was encoded before
+  std::uint64_t parameters_version = 0;  ///< changes when any parameter does: packed weights are stale then
+
+  template <class T>
+  const T* input(std::size_t i) const { return i < inputs.size() ? static_cast<const T*>(inputs[i]) : nullptr; }
+  template <class T>
+  T* output(std::size_t i) const { return i < outputs.size() ? static_cast<T*>(outputs[i]) : nullptr; }
+};
+
+/// One operation made ready for fixed shapes. Runs once per step; run() allocates nothing and throws nothing.
+class Kernel {
+ public:
+  virtual ~Kernel() = default;
+  virtual std::size_t scratch_bytes() const { return 0; }
+  virtual void run(const KernelCall& call) = 0;
+  /// What plan() prints: the algorithm chosen and why, e.g. "im2col GEMM 6x16".
+  virtual std::string algorithm() const { return "direct"; }
+};
+
+/// An engine.
+class Backend {
+ public:
+  virtual ~Backend() = default;
+  virtual ElementType element_type() const = 0;
+  /// Bytes that a forward operation keeps for its gradient, e.g. the winners of max pooling; 0 when it keeps nothing.
+  virtual std::size_t saved_bytes(const Operation& forward, const OperandShapes& shapes) const = 0;
+  virtual std::unique_ptr<Kernel> make_kernel(const Operation& operation, const OperandShapes& shapes) const = 0;
+};
+
+const Backend& reference_backend();
+const Backend& cpu_backend();
+
+}  // namespace mpsnn

@@ -1,0 +1,120 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "mpsnn/geometry.hpp"
+
+namespace mpsnn {
+namespace {
+
+constexpr std::int64_t bits(NNPaddingMethod method, NNPaddingMethod mask) {
+  return static_cast<std::int64_t>(method) & static_cast<std::int64_t>(mask);
+}
+
+/// -1 valid, 0 same, +1 full: the sign with which a window's reach enters the size.
+int size_style(NNPaddingMethod method) {
+  switch (static_cast<NNPaddingMethod>(bits(method, NNPaddingMethod::SizeMask))) {
+    case NNPaddingMethod::SizeSame: return 0;
+    case NNPaddingMethod::SizeFull: return 1;
+    default: return -1;
+  }
+}
+
+/// How many of `missing` pixels lie in front of the image.
+int pixels_before(NNPaddingMethod method, AxisDirection direction, int missing) {
+  switch (static_cast<NNPaddingMethod>(bits(method, NNPaddingMethod::AlignMask))) {
+    case NNPaddingMethod::AlignTopLeft: return missing;
+    case NNPaddingMethod::AlignBottomRight: return 0;
+    default: break;
+  }
+  const auto remainder_behind =
+      direction == AxisDirection::x ? NNPaddingMethod::AddRemainderToTopRight : NNPaddingMethod::AddRemainderToBottomLeft;
+  const int odd_pixel_in_front = has(method, remainder_behind) ? 0 : 1;
+  // MPS: C division, which truncates toward zero; it matters for negative `missing` (OQ-11).
+  return (missing + odd_pixel_in_front) / 2;
+}
+
+constexpr int floor_divide(int a, int b) { return a >= 0 ? a / b : -((-a + b - 1) / b); }
+
+}  // namespace
+
+Range Axis::taps_inside(int o) const {
+  const int first = origin(o);
+  const int begin = first >= 0 ? 0 : ceil_divide(-first, dilation);
+  const int end = std::min(kernel, floor_divide(input - 1 - first, dilation) + 1);
+  return {std::min(begin, kernel), std::max(end, std::min(begin, kernel))};
+}
+
+Range Axis::outputs_inside(int t) const {
+  const int shift = before - t * dilation;  // o * stride >= shift and o * stride <= input - 1 + shift
+  const int begin = std::clamp(shift <= 0 ? 0 : ceil_divide(shift, stride), 0, output);
+  const int end = std::clamp(floor_divide(input - 1 + shift, stride) + 1, begin, output);
+  return {begin, end};
+}
+
+Axis resolve_axis(NNPaddingMethod method, AxisDirection direction, int input, int kernel, int stride, int dilation) {
+  Axis axis{input, 0, kernel, stride, dilation, 0};
+  const int reach = axis.extent() - 1;
+  const int numerator = input + size_style(method) * reach;
+  axis.output = numerator <= 0 ? 0 : ceil_divide(numerator, stride);
+  axis.before = pixels_before(method, direction, (axis.output - 1) * stride + axis.extent() - input);
+  return axis;
+}
+
+Axis resolve_reverse_axis(NNPaddingMethod method, AxisDirection direction, int source, int kernel, int stride) {
+  const int style = size_style(method);
+  const int result = (source - 1) * stride + 1 + style * (kernel - 1);
+  const int left = pixels_before(method, direction, (style + 1) * (kernel - 1));
+  // The zero-inserted source is read from -left on; seen from the result, whose windows look back at it through
+  // the mirrored kernel, the first window starts `kernel - 1 - left` pixels in front of the result.
+  return {result, source, kernel, stride, 1, kernel - 1 - left};
+}
+
+Axis resolve_explicit_axis(int input, int kernel, int stride, int dilation, int before, int after) {
+  Axis axis{input, 0, kernel, stride, dilation, before};
+  const int room = input + before + after - axis.extent();
+  axis.output = room < 0 ? 0 : room / stride + 1;
+  return axis;
+}
+
+Axis axis_from_offset(int input, int output, int kernel, int stride, int dilation, int offset) {
+  Axis axis{input, output, kernel, stride, dilation, 0};
+  axis.before = axis.extent() / 2 - offset;
+  return axis;
+}
+
+Window resolve_window(NNPaddingMethod method, int height, int width, const WindowSize& size) {
+  return {resolve_axis(method, AxisDirection::y, height, size.kernel_height, size.stride_in_pixels_y, size.dilation_rate_y),
+          resolve_axis(method, AxisDirection::x, width, size.kernel_width, size.stride_in_pixels_x, size.dilation_rate_x)};
+}
+
+Window resolve_reverse_window(NNPaddingMethod method, int height, int width, const WindowSize& size) {
+  return {resolve_reverse_axis(method, AxisDirection::y, height, size.kernel_height, size.stride_in_pixels_y),
+          resolve_reverse_axis(method, AxisDirection::x, width, size.kernel_width, size.stride_in_pixels_x)};
+}
+
+int average_taps(const Axis& axis, int o, ImageEdgeMode edge, int zero_pad) {
+  if (edge == ImageEdgeMode::Zero) return axis.kernel;
+  Axis extended = axis;
+  extended.input += 2 * zero_pad;
+  extended.before -= zero_pad;
+  return extended.taps_inside(o).size();
+}
+
+NNPaddingMethod inverse_padding_method(NNPaddingMethod method) {
+  const auto rest = static_cast<std::int64_t>(method) & ~static_cast<std::int64_t>(NNPaddingMethod::SizeMask);
+  const NNPaddingMethod opposite[] = {NNPaddingMethod::SizeFull, NNPaddingMethod::SizeSame, NNPaddingMethod::SizeValidOnly};
+  return static_cast<NNPaddingMethod>(rest) | opposite[size_style(method) + 1];
+}
+
+std::string describe(NNPaddingMethod method) {
+  const char* align[] = {"AlignCentered", "AlignTopLeft", "AlignBottomRight", "Align_reserved"};
+  const char* remainder[] = {"TopLeft", "TopRight", "BottomLeft", "BottomRight"};
+  const char* size[] = {"SizeValidOnly", "SizeSame", "SizeFull"};
+  std::string text = align[bits(method, NNPaddingMethod::AlignMask)];
+  text += std::string(" | AddRemainderTo") + remainder[bits(method, NNPaddingMethod::AddRemainderToMask) >> 2];
+  text += std::string(" | ") + size[size_style(method) + 1];
+  if (has(method, NNPaddingMethod::ExcludeEdges)) text += " | ExcludeEdges";
+  if (has(method, NNPaddingMethod::CustomAllowForNodeFusion)) text += " | CustomAllowForNodeFusion";
+  if (has(method, NNPaddingMethod::Custom)) text += " | Custom";
+  return text;
+}
+
+}  // namespace mpsnn

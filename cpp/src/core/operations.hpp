@@ -1,0 +1,197 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <variant>
+
+#include "mpsnn/descriptors.hpp"
+#include "mpsnn/geometry.hpp"
+
+/// What the engines compute. Each struct is one operation with its geometry resolved; the comment gives its
+/// operands, images in N, H, W, C order. An operand in [brackets] may be absent: its pointer is null and its shape
+/// is all zeros. An absent output is not computed. Formulas: docs/semantics.md at the section named.
+namespace mpsnn {
+
+// --- convolution (7.3, 7.4) ------------------------------------------------------------------------------------
+
+/// Geometry shared by a convolution and its two gradients. A depthwise convolution has one group per input channel
+/// and weights O x kH x kW x 1; channel counts and shapes are otherwise those of the images and of the weights.
+struct ConvolutionGeometry {
+  Window window;
+  int input_channels = 1, output_channels = 1, groups = 1;
+  ImageEdgeMode edge_mode = ImageEdgeMode::Zero;
+  bool operator==(const ConvolutionGeometry&) const = default;
+};
+
+/// inputs: x, weights (O,kH,kW,I/groups), [bias O] -> y. The neuron is applied last; with sub_pixel_scale r > 1
+/// the O channels become blocks of r x r pixels and y has the window's output size times r (7.3).
+struct ConvolutionOp {
+  ConvolutionGeometry geometry;
+  NNNeuronDescriptor neuron;
+  int sub_pixel_scale = 1;
+};
+/// inputs: gradient of y, weights -> gradient of x
+struct ConvolutionDataGradientOp {
+  ConvolutionGeometry geometry;
+};
+/// inputs: gradient of y, x -> [gradient of weights], [gradient of bias]: sums over the batch
+struct ConvolutionWeightGradientOp {
+  ConvolutionGeometry geometry;
+};
+
+// --- transposed convolution (7.6) --------------------------------------------------------------------------------
+
+/// A transposed convolution undoes the convolution described by `undone`: undone.window maps the result (input) to the
+/// source (output); undone.input_channels are the result's channels, undone.output_channels the source's. Tap (ky, kx)
+/// of the weights O,kH,kW,I/groups (O the result's channels) meets tap (kH-1-ky, kW-1-kx) of that window:
+///   y[n, window.y.tap(i, kH-1-ky), window.x.tap(j, kW-1-kx), q] += W[q][ky][kx][ci] * x[n, i, j, group(q)*(I/groups)+ci]
+/// inputs: x, weights, [bias O] -> y, the neuron last
+struct ConvolutionTransposeOp {
+  ConvolutionGeometry undone;
+  NNNeuronDescriptor neuron;
+};
+/// inputs: gradient of y, weights -> gradient of x
+struct ConvolutionTransposeDataGradientOp {
+  ConvolutionGeometry undone;
+};
+/// inputs: gradient of y, x -> [gradient of weights], [gradient of bias]
+struct ConvolutionTransposeWeightGradientOp {
+  ConvolutionGeometry undone;
+};
+
+// --- pooling (8) -------------------------------------------------------------------------------------------------
+
+enum class PoolingKind { max, average, l2_norm };
+
+/// inputs: x -> y. Edge mode Zero or Clamp; `zero_pad` matters for averages with Clamp only (8.4).
+struct PoolingOp {
+  PoolingKind kind = PoolingKind::max;
+  Window window;
+  ImageEdgeMode edge_mode = ImageEdgeMode::Clamp;
+  int zero_pad_x = 0, zero_pad_y = 0;
+};
+/// inputs: gradient of y, [x], [y] -> gradient of x. Averages need neither x nor y; max needs x (or what the forward
+/// saved); L2 needs x and y. Ties of max go to the first in row-major order of the window.
+struct PoolingGradientOp {
+  PoolingOp forward;
+};
+
+// --- element-wise ------------------------------------------------------------------------------------------------
+
+/// inputs: x -> y (9.2)
+struct NeuronOp {
+  NNNeuronDescriptor neuron;
+};
+/// inputs: gradient of y, x -> gradient of x
+struct NeuronGradientOp {
+  NNNeuronDescriptor neuron;
+};
+
+/// inputs: x -> y (13). Masks come from dropout_keeps(), the same on every engine, so nothing is saved.
+struct DropoutOp {
+  float keep_probability = 0.5f;
+  std::uint64_t seed = 0;
+  bool varies_x = true, varies_y = true, varies_channel = true;  ///< maskStrideInPixels, 1 or 0
+};
+/// inputs: gradient of y -> gradient of x
+struct DropoutGradientOp {
+  DropoutOp forward;
+};
+
+enum class ArithmeticKind { add, subtract, multiply, divide, compare };
+
+/// inputs: x (primary), y (secondary) -> r (16). A stride of 0 reads index 0 along that dimension.
+struct ArithmeticOp {
+  struct Source {
+    float scale = 1;
+    int stride_x = 1, stride_y = 1, stride_channels = 1;
+    bool operator==(const Source&) const = default;
+  };
+  ArithmeticKind kind = ArithmeticKind::add;
+  Source primary, secondary;
+  float bias = 0;
+  float minimum_value = -3.402823466e38f, maximum_value = 3.402823466e38f;
+  NNComparisonType comparison_type = NNComparisonType::Equal;
+  bool clamps() const { return minimum_value != -3.402823466e38f || maximum_value != 3.402823466e38f; }
+};
+/// inputs: gradient of r, [x], [y] -> gradient of the primary, or of the secondary source, summed over the dimensions
+/// in which that source was broadcast. x and y are present when the product rule or a clamp needs them. Where the
+/// forward clamps, incoming values whose unclamped result is not strictly between the limits count as 0.
+struct ArithmeticGradientOp {
+  ArithmeticOp forward;
+  bool is_secondary_source_filter = false;
+  /// A gradient node's own scales: result = primary_scale * E [* secondary_scale * other operand] + bias (16).
+  float primary_scale = 1, secondary_scale = 1, bias = 0;
+  float minimum_value = -3.402823466e38f, maximum_value = 3.402823466e38f;
+};
+
+// --- per pixel over channels (10) --------------------------------------------------------------------------------
+
+/// inputs: x -> y
+struct SoftMaxOp {
+  bool is_log = false;
+};
+/// inputs: gradient of y, y -> gradient of x
+struct SoftMaxGradientOp {
+  bool is_log = false;
+};
+
+// --- normalization (12) ------------------------------------------------------------------------------------------
+
+/// inputs: x -> mean C, variance C, over images and pixels; both 0 for an empty batch
+struct BatchNormalizationStatisticsOp {};
+/// inputs: x, mean, variance, [gamma], [beta] -> y
+struct BatchNormalizationOp {
+  float epsilon = 1.17549435e-38f;
+};
+/// inputs: gradient of y, x, mean, variance, [gamma] -> [gradient of x], [gradient of gamma], [gradient of beta].
+/// With `uses_batch_statistics` mean and variance are functions of x, else constants.
+struct BatchNormalizationGradientOp {
+  float epsilon = 1.17549435e-38f;
+  bool uses_batch_statistics = true;
+};
+
+// --- losses (14) -------------------------------------------------------------------------------------------------
+
+/// inputs: y, labels, [weights] -> [gradient of y], [loss]. The loss has one value per image, or y's shape for reduction
+/// None or when its own shape says so. The gradient ignores the reduction (14.3).
+struct LossOp {
+  CNNLossDescriptor loss;
+};
+/// inputs: y, labels, [weights] -> loss (1 x 1 x 1 per image unless the reduction is None)
+struct ForwardLossOp {
+  CNNLossDescriptor loss;
+};
+/// inputs: gradient of the loss, y, labels, [weights] -> gradient of y, or of the labels
+struct LossGradientOp {
+  CNNLossDescriptor loss;
+  bool is_labels_gradient_filter = false;
+};
+
+// --- data movement -----------------------------------------------------------------------------------------------
+
+/// no inputs -> y filled with `value`
+struct FillOp {
+  float value = 1;
+};
+/// inputs: any number of images of one size -> their channels behind one another (18.1, dense: DESIGN 4)
+struct ConcatenationOp {};
+/// inputs: gradient of the concatenation -> its channels [first_channel, first_channel + channels of the output)
+struct ConcatenationGradientOp {
+  int first_channel = 0;
+};
+
+using Operation =
+    std::variant<ConvolutionOp, ConvolutionDataGradientOp, ConvolutionWeightGradientOp, ConvolutionTransposeOp,
+                 ConvolutionTransposeDataGradientOp, ConvolutionTransposeWeightGradientOp, PoolingOp, PoolingGradientOp,
+                 NeuronOp, NeuronGradientOp, DropoutOp, DropoutGradientOp, ArithmeticOp, ArithmeticGradientOp, SoftMaxOp,
+                 SoftMaxGradientOp, BatchNormalizationStatisticsOp, BatchNormalizationOp, BatchNormalizationGradientOp, LossOp,
+                 ForwardLossOp, LossGradientOp, FillOp, ConcatenationOp, ConcatenationGradientOp>;
+
+/// "Convolution", "PoolingGradient", …: how a plan prints the operation.
+const char* operation_name(const Operation& operation);
+
+/// True when element (image, y, x, channel) survives dropout in encode `encode_count` of its node: a counter-based generator,
+/// so the mask depends on nothing else (13, OQ-29). Dimensions that do not vary count as index 0.
+bool dropout_keeps(const DropoutOp& dropout, std::uint64_t encode_count, int image, int y, int x, int channel);
+
+}  // namespace mpsnn
