@@ -10,11 +10,11 @@ namespace mpsnn {
 
 /// What an error is about: the node, and the two things that do not agree.
 struct ErrorFacts {
-  std::string node;      ///< class name of the node, e.g. "MPSCNNConvolutionNode"
-  std::string label;     ///< its label, or the name the graph gave it
-  std::string expected;  ///< the shape or value that would be right
-  std::string actual;    ///< the shape or value that was given
-  std::string hint;      ///< what to try
+  std::string node{};      ///< class name of the node, e.g. "MPSCNNConvolutionNode"
+  std::string label{};     ///< its label, or the name the graph gave it
+  std::string expected{};  ///< the shape or value that would be right
+  std::string actual{};    ///< the shape or value that was given
+  std::string hint{};      ///< what to try
 };
 
 /// Base of everything that this library throws. `what()` is one sentence, then the facts, then a hint.

@@ -1,0 +1,126 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <functional>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "mpsnn/device.hpp"
+#include "mpsnn/image.hpp"
+#include "mpsnn/nodes/node.hpp"
+#include "mpsnn/state.hpp"
+
+namespace mpsnn {
+
+/// What one encode gives back. The numbers are valid once the command buffer has completed.
+struct EncodedResults {
+  std::vector<ImagePtr> result_images;        ///< in the order of the constructor; null where not needed
+  std::vector<ImagePtr> intermediate_images;  ///< exported images, in the order of intermediate_image_handles()
+  std::vector<StatePtr> destination_states;   ///< exported states, in the order of result_state_handles()
+};
+
+/// A batch as MPS passes it: images or states with one image each.
+using ImageBatch = std::vector<ImagePtr>;
+using StateBatch = std::vector<StatePtr>;
+struct EncodedBatches {
+  std::vector<ImageBatch> result_images, intermediate_images;
+  std::vector<StatePtr> destination_states;
+};
+
+/// One row of a plan: an operation and what it costs.
+struct PlannedOperation {
+  std::string operation, node, algorithm, result;
+  double flops = 0;
+  std::size_t bytes = 0;  ///< operands read and written
+};
+
+/// What graph.plan() reports before anything runs.
+struct PlanReport {
+  std::vector<PlannedOperation> operations;
+  double flops = 0;
+  std::size_t arena_bytes = 0;      ///< images, states and scratch, laid out by lifetimes
+  std::size_t unshared_bytes = 0;   ///< the same images without sharing
+  std::size_t parameter_bytes = 0;  ///< parameters and their gradients
+  std::string text() const;
+};
+
+/// MPSNNGraph: everything that its results need, ready to run (MPS_SEMANTICS 20). Data sources are loaded when it is made.
+/// Not to be encoded from two threads at once.
+class MPSNN_API NNGraph {
+ public:
+  NNGraph(DevicePtr device, ImageNodePtr result_image, bool result_image_is_needed = true);
+  /// `results_are_needed` empty: all are.
+  NNGraph(DevicePtr device, std::vector<ImageNodePtr> result_images, std::vector<bool> results_are_needed = {});
+  ~NNGraph();
+  NNGraph(const NNGraph&) = delete;
+  NNGraph& operator=(const NNGraph&) = delete;
+
+  const DevicePtr& device() const;
+  std::string label;
+  /// Storage of images whose node says None; Float32 unless set (MPS: Float16).
+  ImageFeatureChannelFormat format = ImageFeatureChannelFormat::Float32;
+  KernelOptions options = KernelOptions::None;
+  bool output_state_is_temporary = false;
+  /// Stops a step whose gradients or losses are not finite, before any weight changes, and names the first node that made such
+  /// a number. Costs one pass over losses and weight gradients.
+  bool trap_nonfinite = false;
+
+  /// The order in which encode expects its inputs: first use in execution order. Untagged nodes get handles of their own.
+  std::vector<HandlePtr> source_image_handles() const;
+  std::vector<HandlePtr> source_state_handles() const;
+  std::vector<HandlePtr> intermediate_image_handles() const;
+  std::vector<HandlePtr> result_state_handles() const;
+  HandlePtr result_handle() const;
+  bool result_image_is_needed() const;
+  std::size_t result_count() const;
+
+  /// Records one step. All images have the same number of images. Throws before anything is recorded.
+  EncodedResults encode(CommandBuffer& command_buffer, const std::vector<ImagePtr>& source_images, const std::vector<StatePtr>& source_states = {});
+  /// The same for batches of single images: one batch per graph input.
+  EncodedBatches encode_batch(CommandBuffer& command_buffer, const std::vector<ImageBatch>& source_images,
+                              const std::vector<StateBatch>& source_states = {});
+  /// encode, commit and wait, on the calling thread.
+  EncodedResults run(const std::vector<ImagePtr>& source_images, const std::vector<StatePtr>& source_states = {});
+  /// Encodes on a queue of the graph's own and returns at once; the handler gets the results, or the error.
+  using CompletionHandler = std::function<void(const EncodedResults& results, std::exception_ptr error)>;
+  CommandBufferPtr execute_async(const std::vector<ImagePtr>& source_images, CompletionHandler handler);
+
+  /// Reads every data source again. No step may be in flight.
+  void reload_from_data_sources();
+  /// The weights that the kernels use now, of the convolution with this data source.
+  std::shared_ptr<CNNConvolutionWeightsAndBiasesState> export_weights(const ConvolutionDataSourcePtr& source) const;
+
+  /// How often this graph was encoded: dropout masks depend on it. Set it to continue an interrupted training.
+  std::uint64_t encode_count() const;
+  void set_encode_count(std::uint64_t count);
+
+  /// Filters in execution order.
+  const std::vector<FilterNodePtr>& nodes() const;
+  const std::vector<ImageNodePtr>& result_image_nodes() const;
+  /// Name of a filter of this graph: its label, or class and number.
+  std::string node_name(const NNFilterNode& node) const;
+
+  /// What a step would do for these source shapes, labels as they must be. Throws what encode would throw for them.
+  PlanReport plan(const std::vector<Shape>& source_shapes);
+  /// Nodes and handles, one line each.
+  std::string debug_description() const;
+
+ private:
+  struct Impl;
+  std::shared_ptr<Impl> impl_;  // shared with recorded work, which may outlive the graph
+};
+
+/// The structure of the graphs that end in these nodes as JSON text: nodes, parameters, handles; no weights.
+MPSNN_API std::string save_structure(const std::vector<ImageNodePtr>& result_images);
+
+/// Data sources by the labels that a saved structure names.
+struct DataSources {
+  std::vector<ConvolutionDataSourcePtr> convolutions;
+  std::vector<BatchNormalizationDataSourcePtr> batch_normalizations;
+};
+/// The result images of a saved structure. Throws FileError for text that save_structure() did not write, and WeightError
+/// when a data source is missing or has another descriptor.
+MPSNN_API std::vector<ImageNodePtr> load_structure(const std::string& text, const DataSources& data_sources);
+
+}  // namespace mpsnn

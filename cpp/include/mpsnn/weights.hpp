@@ -1,0 +1,119 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "mpsnn/data_source.hpp"
+#include "mpsnn/optimizer.hpp"
+
+/// Data sources that applications need not write: MPS ships none.
+namespace mpsnn {
+
+/// Records `result := updated values` on a command buffer: one encode of the optimizer, one time step. `history` holds the
+/// optimizer's vectors, all as long as `values`. Throws OptionError for other numbers of vectors or lengths.
+MPSNN_API void encode(CommandBuffer& command_buffer, const std::shared_ptr<NNOptimizer>& optimizer, const Buffer& gradient, const Buffer& values,
+                      const std::vector<Buffer>& history, const Buffer& result);
+/// The same for a convolution's weights and biases. With history for the weights only, biases stay as they are.
+MPSNN_API void encode(CommandBuffer& command_buffer, const std::shared_ptr<NNOptimizer>& optimizer,
+                      const std::shared_ptr<CNNConvolutionGradientState>& gradient_state,
+                      const std::shared_ptr<CNNConvolutionWeightsAndBiasesState>& source_state, const std::vector<Buffer>& history,
+                      const std::shared_ptr<CNNConvolutionWeightsAndBiasesState>& result_state);
+
+/// How fresh weights are drawn. He: normal, variance 2 / fan_in. Xavier: uniform, variance 2 / (fan_in + fan_out).
+enum class Initializer { zeros, he, xavier };
+
+/// Parameters with an optimizer: history vectors and the update, for any kind of data source.
+class MPSNN_API TrainedBuffers {
+ public:
+  /// Takes a copy of `optimizer` with history of its own, all zeros; null stops training.
+  void set_optimizer(const std::shared_ptr<NNOptimizer>& optimizer);
+  const std::shared_ptr<NNOptimizer>& optimizer() const { return optimizer_; }
+  /// One vector per parameter and moment: all of the first parameter, then all of the second. Empty before the first update.
+  const std::vector<Buffer>& history() const { return history_; }
+  /// Continues from saved vectors; sizes are checked at the next update.
+  void set_history(std::vector<Buffer> history) { history_ = std::move(history); }
+  /// Makes the history that an update of such parameters needs. Throws WeightError when restored history does not fit.
+  void prepare(const Buffer& first, const Buffer& second, const std::string& label);
+  /// Updates in place. prepare() must have run.
+  void apply(const Buffer& first, const Buffer& first_gradient, const Buffer& second, const Buffer& second_gradient) const;
+
+ private:
+  std::shared_ptr<NNOptimizer> optimizer_;
+  std::vector<Buffer> history_;
+};
+
+/// Weights of a convolution over arrays, with an optimizer. The arrays given are never written: training moves to memory of
+/// its own, which weights_buffer() shows.
+class MPSNN_API ConvolutionWeights : public CNNConvolutionDataSource, public std::enable_shared_from_this<ConvolutionWeights> {
+ public:
+  /// `weights` O x kH x kW x I/groups, `biases` O or none. Throws WeightError for other sizes.
+  ConvolutionWeights(CNNConvolutionDescriptor descriptor, Buffer weights, Buffer biases, std::string label);
+  /// Drawn from `seed`; biases are zeros.
+  ConvolutionWeights(CNNConvolutionDescriptor descriptor, Initializer initializer, std::uint64_t seed, std::string label, bool has_biases = true);
+
+  CNNConvolutionDescriptor descriptor() override { return descriptor_; }
+  WeightArray weights() override;
+  WeightArray bias_terms() override;
+  std::string label() override { return label_; }
+  bool update(const std::shared_ptr<CNNConvolutionGradientState>& gradient_state,
+              const std::shared_ptr<CNNConvolutionWeightsAndBiasesState>& source_state) override;
+  std::shared_ptr<CNNConvolutionWeightsAndBiasesState> update(CommandBuffer& command_buffer,
+                                                              const std::shared_ptr<CNNConvolutionGradientState>& gradient_state,
+                                                              const std::shared_ptr<CNNConvolutionWeightsAndBiasesState>& source_state) override;
+
+  /// The numbers as they are now. Do not write: use set_values().
+  const Buffer& weights_buffer() const { return weights_; }
+  const Buffer& biases_buffer() const { return biases_; }
+  /// Takes copies. Graphs see them after reload_from_data_sources().
+  void set_values(const Buffer& weights, const Buffer& biases);
+  TrainedBuffers& training() { return training_; }
+
+ private:
+  CNNConvolutionDescriptor descriptor_;
+  std::string label_;
+  Buffer weights_, biases_;
+  TrainedBuffers training_;
+};
+
+/// Gamma, beta and running statistics of a batch normalization, with an optimizer.
+class MPSNN_API BatchNormalizationWeights : public CNNBatchNormalizationDataSource, public std::enable_shared_from_this<BatchNormalizationWeights> {
+ public:
+  /// Gamma and variance 1, beta and mean 0. `momentum` is the weight of the new batch in the running statistics:
+  /// running = (1 - momentum) * running + momentum * batch, the variance unbiased as in PyTorch.
+  BatchNormalizationWeights(int feature_channels, std::string label, float epsilon = 1e-5f, float momentum = 0.1f);
+
+  int number_of_feature_channels() override { return channels_; }
+  WeightArray gamma() override;
+  WeightArray beta() override;
+  WeightArray mean() override;
+  WeightArray variance() override;
+  std::string label() override { return label_; }
+  float epsilon() override { return epsilon_; }
+  bool update_gamma_and_beta(const std::shared_ptr<CNNBatchNormalizationState>& state) override;
+  bool update_mean_and_variance(const std::shared_ptr<CNNBatchNormalizationState>& state) override;
+  std::shared_ptr<CNNNormalizationGammaAndBetaState> update_gamma_and_beta(CommandBuffer& command_buffer,
+                                                                           const std::shared_ptr<CNNBatchNormalizationState>& state) override;
+  std::shared_ptr<CNNNormalizationMeanAndVarianceState> update_mean_and_variance(
+      CommandBuffer& command_buffer, const std::shared_ptr<CNNBatchNormalizationState>& state) override;
+
+  const Buffer& gamma_buffer() const { return gamma_; }
+  const Buffer& beta_buffer() const { return beta_; }
+  const Buffer& mean_buffer() const { return mean_; }
+  const Buffer& variance_buffer() const { return variance_; }
+  /// Takes copies. Graphs see them after reload_from_data_sources().
+  void set_values(const Buffer& gamma, const Buffer& beta, const Buffer& mean, const Buffer& variance);
+  float momentum() const { return momentum_; }
+  TrainedBuffers& training() { return training_; }
+
+ private:
+  void accumulate(const CNNBatchNormalizationState& state);
+  int channels_;
+  std::string label_;
+  float epsilon_, momentum_;
+  Buffer gamma_, beta_, mean_, variance_;
+  TrainedBuffers training_;
+};
+
+}  // namespace mpsnn

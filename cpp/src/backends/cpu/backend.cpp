@@ -1,0 +1,31 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "backends/backend.hpp"
+
+#include "backends/cpu/kernels.hpp"
+
+namespace mpsnn {
+namespace {
+
+/// The `cpu` engine. An operation without a make_kernel overload in kernels.hpp fails to compile here.
+class Cpu final : public Backend {
+ public:
+  ElementType element_type() const override { return ElementType::float32; }
+
+  std::size_t saved_bytes(const Operation& forward, const OperandShapes& shapes) const override {
+    const auto* pooling = std::get_if<PoolingOp>(&forward);
+    return pooling ? cpu::saved_bytes(*pooling, shapes) : 0;
+  }
+
+  std::unique_ptr<Kernel> make_kernel(const Operation& operation, const OperandShapes& shapes) const override {
+    return std::visit([&](const auto& op) { return cpu::make_kernel(op, shapes); }, operation);
+  }
+};
+
+}  // namespace
+
+const Backend& cpu_backend() {
+  static const Cpu backend;
+  return backend;
+}
+
+}  // namespace mpsnn

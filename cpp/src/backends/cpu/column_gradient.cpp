@@ -1,0 +1,165 @@
+// SPDX-License-Identifier: Apache-2.0
+#include <algorithm>
+
+#include "backends/cpu/convolution_kernels.hpp"
+#include "backends/cpu/neuron.hpp"
+#include "core/parallel.hpp"
+
+namespace mpsnn::cpu {
+namespace {
+
+/// Tasks wanted, and the least height of a band in windows: windows across the border of two bands are computed for both.
+constexpr int kTasks = 16, kBandWindows = 4;
+/// Products that a thread holds before it adds them up: 256 KiB.
+constexpr int kProductFloats = 65536;
+
+int column_count(const ConvolutionGeometry& geometry) {
+  return geometry.window.y.kernel * geometry.window.x.kernel * geometry.input_channels;
+}
+
+inline void add_run(float* to, const float* from, int count) {
+  for (int i = 0; i < count; ++i) to[i] += from[i];
+}
+
+/// Data gradient by columns: each pixel of the incoming gradient times the weights of all taps (one row of kH x kW x I products),
+/// added where the taps lie. Multiplies nothing that falls outside of the image's border and fills whole vectors when the image
+/// has few channels; costs an addition for each product. A task owns a band of lines of one image.
+class ColumnGradientKernel final : public Kernel {
+ public:
+  ColumnGradientKernel(const ConvolutionGeometry& geometry, const WeightLayout& layout, int images, const Epilogue& epilogue)
+      : isa_(isa()),
+        geometry_(geometry),
+        layout_(layout),
+        epilogue_(epilogue),
+        images_(std::max(0, images)),
+        packed_(isa_, geometry.output_channels, column_count(geometry)),
+        weights_(packed_.count()),
+        zeros_(packed_.padded_columns()) {
+    std::fill_n(zeros_.data(), packed_.padded_columns(), 0.0f);
+    const Axis& y = geometry.window.y;
+    bands_ = std::clamp(y.input / (kBandWindows * y.extent()), 1, ceil_divide(kTasks, std::max(1, images_)));
+    block_ = std::clamp(kProductFloats / packed_.padded_columns(), isa_.rows, 8 * isa_.rows);
+    // An odd number of cache lines, so that rows do not fall on each other.
+    stride_ = round_up(packed_.columns(), 16) | 16;
+    for (int o = 0; o < geometry.window.x.output; ++o) taps_x_.push_back(geometry.window.x.taps_inside(o));
+  }
+
+  std::size_t scratch_bytes() const override { return thread_floats() * max_thread_count() * sizeof(float); }
+
+  std::string algorithm() const override {
+    return "GEMM " + std::to_string(isa_.rows) + "x" + std::to_string(isa_.tile_columns()) + " " + isa_.name + " + col2im";
+  }
+
+  void run(const KernelCall& call) override {
+    float* result = call.output<float>(0);
+    if (!result) return;
+    if (version_.is_stale(call)) pack(call.input<float>(1));
+    const Axis &y = geometry_.window.y, &x = geometry_.window.x;
+    parallel_for(std::size_t(images_) * bands_, [&](std::size_t task, int thread) {
+      const std::size_t image = task / bands_, band = task % bands_;
+      const Range lines{static_cast<int>(part_begin(y.input, band, bands_)), static_cast<int>(part_begin(y.input, band + 1, bands_))};
+      float* to = result + (image * y.input + lines.begin) * x.input * geometry_.input_channels;
+      const float* incoming = call.input<float>(0) + image * std::max(0, y.output) * std::max(0, x.output) * geometry_.output_channels;
+      run_band(incoming, lines, call.input<float>(2), to, static_cast<float*>(call.scratch) + thread * thread_floats());
+    });
+  }
+
+ private:
+  std::size_t thread_floats() const { return std::size_t(block_) * stride_; }
+
+  void pack(const float* weights) {
+    const int panels = packed_.panels(), channels = geometry_.input_channels, taps_x = geometry_.window.x.kernel;
+    parallel_for(std::size_t(panels) * packed_.blocks(), [&](std::size_t task, int) {
+      const int panel = static_cast<int>(task % panels), block = static_cast<int>(task / panels);
+      const int first = panel * isa_.tile_columns(), last = first + packed_.panel_columns(panel), stride = packed_.panel_stride(panel);
+      const float* from = weights + layout_.offset + packed_.block_begin(block) * layout_.output;
+      float* to = weights_.data() + packed_.offset(block, panel);
+      for (int k = first; k < last;) {
+        const int tap = k / channels, channel = k % channels, count = std::min(channels - channel, last - k);
+        pack_rows(from + tap / taps_x * layout_.y + tap % taps_x * layout_.x + channel * layout_.input, layout_.output, layout_.input,
+                  packed_.block_depth(block), count, to + (k - first), stride, k + count == last ? stride - (last - first) : 0);
+        k += count;
+      }
+    });
+  }
+
+  /// `result` is the first of the band's lines.
+  void run_band(const float* incoming, Range lines, const float* bias, float* result, float* products) const {
+    const Axis& x = geometry_.window.x;
+    const int channels = geometry_.input_channels, pixels = lines.size() * x.input;
+    for (int pixel = 0; pixel < pixels; ++pixel)
+      for (int c = 0; c < channels; ++c) result[std::ptrdiff_t(pixel) * channels + c] = bias ? bias[c] : 0.0f;
+
+    Axis band = geometry_.window.y;  // its pixel 0 is the band's first line
+    band.input = lines.size();
+    band.before += lines.begin;
+    int first = 0, last = band.output;  // windows that meet the band
+    while (first < last && band.taps_inside(first).size() == 0) ++first;
+    while (last > first && band.taps_inside(last - 1).size() == 0) --last;
+    for (int pixel = first * x.output; pixel < last * x.output; pixel += block_) {
+      const int count = std::min(block_, last * x.output - pixel);
+      multiply(incoming + std::ptrdiff_t(pixel) * geometry_.output_channels, count, products);
+      for (int i = 0; i < count; ++i)
+        add_patch(band, (pixel + i) / x.output, (pixel + i) % x.output, products + std::ptrdiff_t(i) * stride_, result);
+    }
+    if (epilogue_.has_neuron()) apply_neuron(epilogue_.neuron, result, pixels, channels);
+  }
+
+  void multiply(const float* incoming, int pixels, float* products) const {
+    for (int block = 0; block < packed_.blocks(); ++block)
+      multiply_rows(isa_, pixels, incoming + packed_.block_begin(block), geometry_.output_channels, packed_, weights_.data(), block,
+                    {0, packed_.panels()}, products, stride_, block == 0 ? zeros_.data() : nullptr);
+  }
+
+  void add_patch(const Axis& band, int line, int column, const float* products, float* result) const {
+    const Axis& x = geometry_.window.x;
+    const int channels = geometry_.input_channels;
+    const Range taps_y = band.taps_inside(line), taps_x = taps_x_[column];
+    if (taps_x.size() == 0) return;
+    for (int ky = taps_y.begin; ky < taps_y.end; ++ky) {
+      float* to = result + (std::ptrdiff_t(band.tap(line, ky)) * x.input + x.tap(column, taps_x.begin)) * channels;
+      const float* from = products + std::ptrdiff_t(ky * x.kernel + taps_x.begin) * channels;
+      if (x.dilation == 1) {
+        add_run(to, from, taps_x.size() * channels);
+      } else {
+        for (int t = 0; t < taps_x.size(); ++t)
+          add_run(to + std::ptrdiff_t(t) * x.dilation * channels, from + std::ptrdiff_t(t) * channels, channels);
+      }
+    }
+  }
+
+  const Isa& isa_;
+  ConvolutionGeometry geometry_;
+  WeightLayout layout_;
+  Epilogue epilogue_;
+  int images_;
+  PackedShape packed_;
+  AlignedFloats weights_, zeros_;
+  PackedVersion version_;
+  std::vector<Range> taps_x_;
+  int bands_ = 1, block_ = 1, stride_ = 0;
+};
+
+}  // namespace
+
+bool prefers_columns(const ConvolutionGeometry& geometry) {
+  const Axis &y = geometry.window.y, &x = geometry.window.x;
+  if (geometry.groups != 1 || (geometry.edge_mode == ImageEdgeMode::Clamp && !(y.is_inside() && x.is_inside()))) return false;
+  if (y.output < 1 || x.output < 1) return false;
+  const int lanes = isa().lanes;
+  // Vector operations of an image. By phases each pixel meets kernel / stride taps along an axis, also those outside of the border,
+  // and copies what it meets twice; by columns each product is loaded, added to a loaded value and stored, four at a time.
+  const double taps = double(y.kernel) / y.stride * x.kernel / x.stride, depth = taps * geometry.output_channels;
+  const double by_phases = double(y.input) * x.input * depth * (ceil_divide(geometry.input_channels, lanes) + 3.0 / lanes);
+  const double overlap = 1 + 0.5 / kBandWindows;
+  const double by_columns = double(y.output) * x.output * overlap *
+                            (double(geometry.output_channels) * ceil_divide(column_count(geometry), lanes) + 0.75 * column_count(geometry));
+  return by_columns < by_phases && y.kernel * x.kernel > 1;
+}
+
+std::unique_ptr<Kernel> make_column_gradient(const ConvolutionGeometry& geometry, const WeightLayout& layout, int images,
+                                             const Epilogue& epilogue) {
+  return std::make_unique<ColumnGradientKernel>(geometry, layout, images, epilogue);
+}
+
+}  // namespace mpsnn::cpu

@@ -1,0 +1,192 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "backends/cpu/convolution_kernels.hpp"
+
+#include <algorithm>
+#include <numeric>
+#include <vector>
+
+#include "backends/cpu/correlation.hpp"
+#include "backends/cpu/kernels.hpp"
+#include "backends/cpu/loops.hpp"
+#include "backends/cpu/neuron.hpp"
+#include "core/parallel.hpp"
+
+namespace mpsnn::cpu {
+namespace {
+
+std::vector<int> all_taps(const Axis& axis) {
+  std::vector<int> taps(axis.kernel);
+  std::iota(taps.begin(), taps.end(), 0);
+  return taps;
+}
+
+Correlation forward_correlation(const ConvolutionGeometry& geometry, const WeightLayout& layout, int images, int sub_pixel_scale) {
+  const CorrelationShape shape{.window = geometry.window,
+                               .images = images,
+                               .source_channels = geometry.input_channels,
+                               .result_channels = geometry.output_channels,
+                               .groups = geometry.groups,
+                               .edge_mode = geometry.edge_mode,
+                               .result_height = geometry.window.y.output * sub_pixel_scale,
+                               .result_width = geometry.window.x.output * sub_pixel_scale,
+                               .sub_pixel_scale = sub_pixel_scale};
+  return {shape, {layout.offset, layout.group, layout.output, layout.y, layout.x, layout.input, all_taps(geometry.window.y), all_taps(geometry.window.x)}};
+}
+
+/// One correlation for each phase of the strides, over the incoming gradient.
+std::vector<Correlation> gradient_correlations(const ConvolutionGeometry& geometry, const WeightLayout& layout, int images) {
+  std::vector<Correlation> result;
+  for (const Phase& y : phases(geometry.window.y)) {
+    for (const Phase& x : phases(geometry.window.x)) {
+      const CorrelationShape shape{.window = {y.axis, x.axis},
+                                   .images = images,
+                                   .source_channels = geometry.output_channels,
+                                   .result_channels = geometry.input_channels,
+                                   .groups = geometry.groups,
+                                   .result_height = geometry.window.y.input,
+                                   .result_width = geometry.window.x.input,
+                                   .first_y = y.first,
+                                   .first_x = x.first,
+                                   .step_y = y.step,
+                                   .step_x = x.step};
+      result.emplace_back(shape, CorrelationWeights{layout.offset, layout.group, layout.input, layout.y, layout.x, layout.output, y.taps, x.taps});
+    }
+  }
+  return result;
+}
+
+/// Correlations that together compute one image: their tasks run in one loop.
+class CorrelationKernel final : public Kernel {
+ public:
+  CorrelationKernel(std::vector<Correlation> correlations, const ConvolutionGeometry& geometry, int images, int result_channels,
+                    std::size_t result_pixels, const Epilogue& epilogue)
+      : correlations_(std::move(correlations)),
+        geometry_(geometry),
+        neuron_(epilogue.neuron),
+        has_neuron_(epilogue.has_neuron()),
+        images_(images),
+        result_channels_(result_channels),
+        result_pixels_(result_pixels) {
+    for (const Correlation& correlation : correlations_) {
+      has_whole_pixels_ = has_whole_pixels_ && correlation.has_whole_pixels();
+      thread_floats_ = std::max(thread_floats_, round_up<std::size_t>(correlation.scratch_floats(), 16));
+      task_count_ += correlation.task_count();
+    }
+    threads_offset_ = 0;
+  }
+
+  /// The correlations compute the gradient of the image enlarged by repetition, which is folded into the result.
+  void fold(const EnlargedAxis& y, const EnlargedAxis& x) {
+    folds_ = true;
+    y_ = y;
+    x_ = x;
+    threads_offset_ = round_up<std::size_t>(std::size_t(images_) * y.axis.input * x.axis.input * result_channels_, 16);
+  }
+
+  std::size_t scratch_bytes() const override { return (threads_offset_ + thread_floats_ * max_thread_count()) * sizeof(float); }
+
+  std::string algorithm() const override {
+    const Isa& table = isa();
+    const bool in_place = std::all_of(correlations_.begin(), correlations_.end(), [](const Correlation& c) { return c.reads_in_place(); });
+    std::string text = in_place ? "GEMM " : "im2col GEMM ";
+    text += std::to_string(table.rows) + "x" + std::to_string(table.tile_columns()) + " " + table.name;
+    if (correlations_.size() > 1) text += ", " + std::to_string(correlations_.size()) + " phases";
+    if (folds_) text += ", clamped edges folded";
+    return text;
+  }
+
+  void run(const KernelCall& call) override {
+    const float *source = call.input<float>(0), *bias = call.input<float>(2);
+    float* result = call.output<float>(0);
+    if (!result) return;
+    float* scratch = static_cast<float*>(call.scratch);
+    if (version_.is_stale(call))
+      for (Correlation& correlation : correlations_) correlation.pack(call.input<float>(1), folds_ ? nullptr : bias);
+    float* target = folds_ ? scratch : result;
+    const bool fuses = has_neuron_ && has_whole_pixels_ && !folds_;
+    parallel_for(task_count_, [&](std::size_t task, int thread) {
+      std::size_t index = 0;
+      while (task >= correlations_[index].task_count()) task -= correlations_[index++].task_count();
+      correlations_[index].run_task(task, source, target, fuses ? &neuron_ : nullptr, scratch + threads_offset_ + thread * thread_floats_);
+    });
+    if (folds_) fold_repetitions(y_, x_, geometry_.window.y.input, geometry_.window.x.input, images_, result_channels_, bias, target, result);
+    if (has_neuron_ && !fuses) {
+      parallel_ranges(result_pixels_, result_channels_, [&](std::size_t begin, std::size_t end, int) {
+        apply_neuron(neuron_, result + begin * result_channels_, end - begin, result_channels_);
+      });
+    }
+  }
+
+ private:
+  std::vector<Correlation> correlations_;
+  ConvolutionGeometry geometry_;
+  NNNeuronDescriptor neuron_;
+  bool has_neuron_, has_whole_pixels_ = true, folds_ = false;
+  int images_, result_channels_;
+  std::size_t result_pixels_, thread_floats_ = 0, threads_offset_ = 0, task_count_ = 0;
+  EnlargedAxis y_, x_;
+  PackedVersion version_;
+};
+
+std::size_t pixels_of(int images, int height, int width) { return std::size_t(std::max(0, images)) * std::max(0, height) * std::max(0, width); }
+
+}  // namespace
+
+std::unique_ptr<Kernel> make_forward(const ConvolutionGeometry& geometry, const WeightLayout& layout, int images, const Epilogue& epilogue) {
+  if (is_depthwise(geometry) && epilogue.sub_pixel_scale == 1) return make_depthwise_forward(geometry, layout, images, epilogue);
+  std::vector<Correlation> correlations;
+  correlations.push_back(forward_correlation(geometry, layout, images, epilogue.sub_pixel_scale));
+  return std::make_unique<CorrelationKernel>(std::move(correlations), geometry, images, geometry.output_channels,
+                                             pixels_of(images, geometry.window.y.output, geometry.window.x.output), epilogue);
+}
+
+std::unique_ptr<Kernel> make_data_gradient(const ConvolutionGeometry& geometry, const WeightLayout& layout, int images,
+                                           const Epilogue& epilogue) {
+  if (is_depthwise(geometry)) return make_depthwise_data_gradient(geometry, layout, images, epilogue);
+  if (prefers_columns(geometry)) return make_column_gradient(geometry, layout, images, epilogue);
+  const bool clamps = geometry.edge_mode == ImageEdgeMode::Clamp && !(geometry.window.y.is_inside() && geometry.window.x.is_inside());
+  ConvolutionGeometry enlarged = geometry;
+  const EnlargedAxis y = enlarge(geometry.window.y), x = enlarge(geometry.window.x);
+  if (clamps) enlarged.window = {y.axis, x.axis};
+  auto kernel = std::make_unique<CorrelationKernel>(gradient_correlations(enlarged, layout, images), geometry, images, geometry.input_channels,
+                                                    pixels_of(images, geometry.window.y.input, geometry.window.x.input), epilogue);
+  if (clamps) kernel->fold(y, x);
+  return kernel;
+}
+
+void fold_repetitions(const EnlargedAxis& y, const EnlargedAxis& x, int height, int width, int images, int channels, const float* bias,
+                      const float* enlarged, float* result) {
+  const std::size_t line = std::size_t(x.axis.input) * channels;
+  parallel_for(std::size_t(std::max(0, images)) * height, [&](std::size_t task, int) {
+    const int row = static_cast<int>(task % height);
+    float* to = result + task * width * channels;
+    for (int j = 0; j < width; ++j)
+      for (int c = 0; c < channels; ++c) to[std::ptrdiff_t(j) * channels + c] = bias ? bias[c] : 0.0f;
+    const float* from = enlarged + task / height * y.axis.input * line;
+    for (int i = 0; i < y.axis.input; ++i, from += line) {
+      if (clamp_index(i - y.shift, height) != row) continue;
+      for (int j = 0; j < x.axis.input; ++j) {
+        float* pixel = to + std::ptrdiff_t(clamp_index(j - x.shift, width)) * channels;
+        for (int c = 0; c < channels; ++c) pixel[c] += from[std::ptrdiff_t(j) * channels + c];
+      }
+    }
+  });
+}
+
+std::unique_ptr<Kernel> make_kernel(const ConvolutionOp& op, const OperandShapes& shapes) {
+  const ConvolutionGeometry geometry = simplified(op.geometry);
+  return make_forward(geometry, natural_layout(geometry), shapes.inputs[0].images,
+                      {.neuron = op.neuron, .sub_pixel_scale = op.sub_pixel_scale});
+}
+
+std::unique_ptr<Kernel> make_kernel(const ConvolutionDataGradientOp& op, const OperandShapes& shapes) {
+  const ConvolutionGeometry geometry = simplified(op.geometry);
+  return make_data_gradient(geometry, natural_layout(geometry), shapes.inputs[0].images, {});
+}
+
+std::unique_ptr<Kernel> make_kernel(const ConvolutionWeightGradientOp& op, const OperandShapes& shapes) {
+  const ConvolutionGeometry geometry = simplified(op.geometry);
+  return make_weight_gradient(geometry, natural_layout(geometry), shapes.inputs[0].images, false);
+}
+
+}  // namespace mpsnn::cpu

@@ -1,0 +1,76 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <memory>
+
+#include "backends/backend.hpp"
+#include "backends/cpu/convolution_geometry.hpp"
+#include "backends/cpu/gemm.hpp"
+
+/// The three kernels of the convolution family, for weights of any layout: a transposed convolution is the data gradient of the
+/// convolution that it undoes, and the other way round.
+namespace mpsnn::cpu {
+
+/// What follows the sum and the bias.
+struct Epilogue {
+  NNNeuronDescriptor neuron = {};
+  int sub_pixel_scale = 1;
+  bool has_neuron() const { return neuron.neuron_type != CNNNeuronType::None; }
+};
+
+/// inputs: x, weights, [bias] -> y
+std::unique_ptr<Kernel> make_forward(const ConvolutionGeometry& geometry, const WeightLayout& layout, int images, const Epilogue& epilogue);
+/// inputs: gradient of y, weights, [bias] -> gradient of x; bias and neuron belong to transposed convolutions
+std::unique_ptr<Kernel> make_data_gradient(const ConvolutionGeometry& geometry, const WeightLayout& layout, int images,
+                                           const Epilogue& epilogue);
+
+/// The same by another way (column_gradient.cpp), and whether it is the shorter one.
+bool prefers_columns(const ConvolutionGeometry& geometry);
+std::unique_ptr<Kernel> make_column_gradient(const ConvolutionGeometry& geometry, const WeightLayout& layout, int images,
+                                             const Epilogue& epilogue);
+
+/// inputs: gradient of y, x -> [gradient of weights], [gradient of bias]. For a transposed convolution the two images change places
+/// in the product, while the gradient of the bias still sums input 0.
+std::unique_ptr<Kernel> make_weight_gradient(const ConvolutionGeometry& geometry, const WeightLayout& layout, int images, bool is_transposed);
+
+// One group per input channel (depthwise.cpp); same operands.
+inline bool is_depthwise(const ConvolutionGeometry& geometry) {
+  return geometry.groups == geometry.input_channels && geometry.groups > 1;
+}
+std::unique_ptr<Kernel> make_depthwise_forward(const ConvolutionGeometry& geometry, const WeightLayout& layout, int images,
+                                               const Epilogue& epilogue);
+std::unique_ptr<Kernel> make_depthwise_data_gradient(const ConvolutionGeometry& geometry, const WeightLayout& layout, int images,
+                                                     const Epilogue& epilogue);
+std::unique_ptr<Kernel> make_depthwise_weight_gradient(const ConvolutionGeometry& geometry, const WeightLayout& layout, int images,
+                                                       bool is_transposed);
+
+/// Remembers which weights a kernel has packed.
+class PackedVersion {
+ public:
+  /// True once for each version of the parameters.
+  bool is_stale(const KernelCall& call) {
+    const bool stale = !is_packed_ || version_ != call.parameters_version || weights_ != call.input<float>(1) || bias_ != call.input<float>(2);
+    is_packed_ = true;
+    version_ = call.parameters_version;
+    weights_ = call.input<float>(1);
+    bias_ = call.input<float>(2);
+    return stale;
+  }
+
+ private:
+  bool is_packed_ = false;
+  std::uint64_t version_ = 0;
+  const float *weights_ = nullptr, *bias_ = nullptr;
+};
+
+/// The gradient of the enlarged image folded back: every pixel gets what its repetitions got, and the bias if any. `enlarged` is images x y.axis.input x
+/// x.axis.input x channels, `result` images x height x width x channels.
+void fold_repetitions(const EnlargedAxis& y, const EnlargedAxis& x, int height, int width, int images, int channels, const float* bias,
+                      const float* enlarged, float* result);
+
+/// result[c] = sum over pixels of values[p * channels + c], in parts that depend on the counts alone. `partial` holds
+/// pixel_sum_parts() x channels floats.
+std::size_t pixel_sum_parts(std::size_t pixels);
+void sum_pixels(const float* values, std::size_t pixels, int channels, float* partial, float* result);
+
+}  // namespace mpsnn::cpu

@@ -1,0 +1,410 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "mpsnn/graph.hpp"
+
+#include <algorithm>
+#include <mutex>
+#include <set>
+#include <sstream>
+
+#include "core/executor.hpp"
+#include "core/json.hpp"
+#include "core/parameters.hpp"
+#include "core/plan_builder.hpp"
+#include "mpsnn/nodes/loss.hpp"
+
+namespace mpsnn {
+namespace {
+
+/// A plan ready to run, and images it has handed out before: reused once the caller has let go of them.
+struct CachedPlan {
+  SourceShapes shapes;
+  std::unique_ptr<Executable> executable;
+  std::vector<ValueId> returned;
+  std::vector<Shape> trained_source_shapes;
+  std::vector<std::vector<ImagePtr>> pool;  ///< per returned image
+};
+
+bool is_float32(ImageFeatureChannelFormat format) {
+  return format == ImageFeatureChannelFormat::None || format == ImageFeatureChannelFormat::Float32;
+}
+
+/// Data of an image in the engine's element type: the image's own, or a converted copy that `keep` holds.
+void* in_type(const Image& image, ElementType type, std::vector<Buffer>& keep) {
+  if (image.type() == type) return image.buffer().data();
+  Buffer converted(image.buffer().count(), type);
+  converted.copy_from(image.buffer());
+  keep.push_back(converted);
+  return converted.data();
+}
+
+}  // namespace
+
+struct NNGraph::Impl {
+  DevicePtr device;
+  std::vector<ImageNodePtr> result_images;
+  std::vector<bool> results_are_needed;
+  std::vector<FilterNodePtr> nodes;
+  std::map<const NNFilterNode*, std::string> names;
+  std::vector<NNImageNode*> source_images;
+  std::vector<NNLabelsNode*> source_states;
+  std::vector<NNImageNode*> exported_images;
+  std::vector<NNStateNode*> exported_states;
+  std::map<const void*, HandlePtr> placeholder_handles;
+  std::shared_ptr<ParameterStore> parameters;
+  Arena arena;
+  std::vector<std::unique_ptr<CachedPlan>> plans;
+  std::uint64_t encode_count = 0;
+  std::mutex planning;  ///< guards plans and their image pools
+  std::mutex running;   ///< held by the step that runs: it owns arena, parameters and gradients
+  CommandQueuePtr queue;
+
+  void collect();
+  void name_nodes();
+  HandlePtr handle_of(const HandlePtr& given, const void* node) const;
+  SourceShapes shapes_of(const std::vector<ImagePtr>& images, const std::vector<StatePtr>& states) const;
+  CachedPlan& plan_for(const NNGraph& graph, const SourceShapes& shapes, bool needs_labels);
+  ImagePtr take_image(CachedPlan& plan, std::size_t index);
+  void run_step(bool traps_nonfinite, CachedPlan& plan, const std::vector<ImagePtr>& images, const std::vector<StatePtr>& states,
+                const std::vector<ImagePtr>& returned, std::uint64_t count);
+  [[noreturn]] void fail_nonfinite(CachedPlan& plan, const Bindings& bindings);
+  std::vector<StatePtr> record_state_exports(CommandBuffer& command_buffer, const CachedPlan& plan);
+};
+
+// --- construction ------------------------------------------------------------------------------------------------
+
+void NNGraph::Impl::collect() {
+  nodes = filters_behind(result_images);
+  std::set<const NNImageNode*> known;
+  for (const FilterNodePtr& node : nodes) {
+    for (const ImageNodePtr& source : node->sources())
+      if (!source->producer() && known.insert(source.get()).second) source_images.push_back(source.get());
+    if (auto* loss = dynamic_cast<CNNLossNode*>(node.get())) source_states.push_back(loss->input_labels().get());
+    if (node->result_image()->export_from_graph) exported_images.push_back(node->result_image().get());
+    for (const StateNodePtr& state : node->result_states())
+      if (state->export_from_graph) exported_states.push_back(state.get());
+  }
+}
+
+void NNGraph::Impl::name_nodes() {
+  std::map<std::string, int> counts;
+  for (const FilterNodePtr& node : nodes) {
+    std::string name = node->display_name();
+    if (name == node->class_name()) name += " " + std::to_string(++counts[name]);
+    names[node.get()] = std::move(name);
+  }
+  auto tag = [&](const void* node, const HandlePtr& handle, const std::string& stem, std::size_t number) {
+    if (!handle) placeholder_handles[node] = make_handle(stem + " " + std::to_string(number + 1));
+  };
+  for (std::size_t i = 0; i < source_images.size(); ++i) tag(source_images[i], source_images[i]->handle, "source image", i);
+  for (std::size_t i = 0; i < source_states.size(); ++i) tag(source_states[i], source_states[i]->handle, "source state", i);
+  for (std::size_t i = 0; i < exported_images.size(); ++i) tag(exported_images[i], exported_images[i]->handle, "intermediate image", i);
+  for (std::size_t i = 0; i < exported_states.size(); ++i) tag(exported_states[i], exported_states[i]->handle, "result state", i);
+}
+
+HandlePtr NNGraph::Impl::handle_of(const HandlePtr& given, const void* node) const {
+  if (given) return given;
+  const auto found = placeholder_handles.find(node);
+  return found == placeholder_handles.end() ? nullptr : found->second;
+}
+
+NNGraph::NNGraph(DevicePtr device, ImageNodePtr result_image, bool result_image_is_needed)
+    : NNGraph(std::move(device), std::vector{std::move(result_image)}, std::vector<bool>{result_image_is_needed}) {}
+
+NNGraph::NNGraph(DevicePtr device, std::vector<ImageNodePtr> result_images, std::vector<bool> results_are_needed) : impl_(std::make_shared<Impl>()) {
+  auto refuse = [](const std::string& sentence, std::string expected, std::string actual, std::string hint) {
+    throw GraphError("MPSNNGraph: " + sentence, {"MPSNNGraph", "", std::move(expected), std::move(actual), std::move(hint)});
+  };
+  if (!device) refuse("a graph needs a device.", "a Device", "none", "Device(\"cpu\")");
+  if (result_images.empty()) refuse("a graph needs a result image.", "1 or more result images", "0", "pass result_image of the last node");
+  if (results_are_needed.empty()) results_are_needed.assign(result_images.size(), true);
+  if (results_are_needed.size() != result_images.size())
+    refuse("every result image needs its flag.", std::to_string(result_images.size()) + " flags", std::to_string(results_are_needed.size()), "one per result image");
+  for (const ImageNodePtr& image : result_images)
+    if (!image || !image->producer()) refuse("a result image must be made by a filter.", "result_image of a filter node", image ? "an input image" : "none",
+                                             "pass result_image of the last node");
+  impl_->device = std::move(device);
+  impl_->result_images = std::move(result_images);
+  impl_->results_are_needed = std::move(results_are_needed);
+  impl_->collect();
+  impl_->name_nodes();
+  impl_->parameters = std::make_shared<ParameterStore>(impl_->nodes, impl_->device->element_type());
+}
+
+NNGraph::~NNGraph() = default;
+
+// --- properties --------------------------------------------------------------------------------------------------
+
+const DevicePtr& NNGraph::device() const { return impl_->device; }
+bool NNGraph::result_image_is_needed() const { return impl_->results_are_needed.front(); }
+std::size_t NNGraph::result_count() const { return impl_->result_images.size(); }
+HandlePtr NNGraph::result_handle() const { return impl_->result_images.front()->handle; }
+std::uint64_t NNGraph::encode_count() const { return impl_->encode_count; }
+void NNGraph::set_encode_count(std::uint64_t count) { impl_->encode_count = count; }
+const std::vector<FilterNodePtr>& NNGraph::nodes() const { return impl_->nodes; }
+const std::vector<ImageNodePtr>& NNGraph::result_image_nodes() const { return impl_->result_images; }
+
+std::string NNGraph::node_name(const NNFilterNode& node) const {
+  const auto found = impl_->names.find(&node);
+  return found == impl_->names.end() ? node.display_name() : found->second;
+}
+
+namespace {
+
+template <class Node, class HandleOf>
+std::vector<HandlePtr> handles(const std::vector<Node*>& nodes, HandleOf handle_of) {
+  std::vector<HandlePtr> result;
+  for (const Node* node : nodes) result.push_back(handle_of(node->handle, node));
+  return result;
+}
+
+}  // namespace
+
+std::vector<HandlePtr> NNGraph::source_image_handles() const {
+  return handles(impl_->source_images, [&](const HandlePtr& handle, const void* node) { return impl_->handle_of(handle, node); });
+}
+std::vector<HandlePtr> NNGraph::source_state_handles() const {
+  return handles(impl_->source_states, [&](const HandlePtr& handle, const void* node) { return impl_->handle_of(handle, node); });
+}
+std::vector<HandlePtr> NNGraph::intermediate_image_handles() const {
+  return handles(impl_->exported_images, [&](const HandlePtr& handle, const void* node) { return impl_->handle_of(handle, node); });
+}
+std::vector<HandlePtr> NNGraph::result_state_handles() const {
+  return handles(impl_->exported_states, [&](const HandlePtr& handle, const void* node) { return impl_->handle_of(handle, node); });
+}
+
+void NNGraph::reload_from_data_sources() {
+  std::lock_guard lock(impl_->running);
+  impl_->parameters->reload();
+}
+
+std::shared_ptr<CNNConvolutionWeightsAndBiasesState> NNGraph::export_weights(const ConvolutionDataSourcePtr& source) const {
+  const auto current = impl_->parameters->source_state(impl_->parameters->convolution(source));
+  auto copy = [](const Buffer& buffer) {
+    if (!buffer) return Buffer();
+    Buffer result(buffer.count(), buffer.type());
+    result.copy_from(buffer);
+    return result;
+  };
+  return std::make_shared<CNNConvolutionWeightsAndBiasesState>(copy(current->weights), copy(current->biases), current->descriptor);
+}
+
+// --- planning ----------------------------------------------------------------------------------------------------
+
+SourceShapes NNGraph::Impl::shapes_of(const std::vector<ImagePtr>& images, const std::vector<StatePtr>& states) const {
+  SourceShapes shapes;
+  for (const ImagePtr& image : images) {
+    if (!image) throw OptionError("MPSNNGraph: a source image is missing.", {.node = "MPSNNGraph", .expected = "an MPSImage", .actual = "none"});
+    shapes.images.push_back(image->shape());
+  }
+  for (const StatePtr& state : states) {
+    const auto* labels = dynamic_cast<const CNNLossLabels*>(state.get());
+    if (!labels)
+      throw OptionError("MPSNNGraph: source states are the labels of loss nodes.",
+                        {.node = "MPSNNGraph", .expected = "MPSCNNLossLabels", .actual = "another state", .hint = "one MPSCNNLossLabels per loss node"});
+    shapes.states.push_back({labels->labels_image()->shape(), labels->weights_image() ? labels->weights_image()->shape() : Shape{0, 0, 0, 0},
+                             labels->loss_image()->shape()});
+  }
+  return shapes;
+}
+
+CachedPlan& NNGraph::Impl::plan_for(const NNGraph& graph, const SourceShapes& shapes, bool needs_labels) {
+  for (const auto& plan : plans)
+    if (plan->shapes == shapes) return *plan;
+  auto require_count = [](const char* what, std::size_t expected, std::size_t actual, const char* hint) {
+    if (expected == actual) return;
+    throw GraphError(std::string("MPSNNGraph: this graph takes ") + std::to_string(expected) + " " + what + ", not " + std::to_string(actual) + ".",
+                     {.node = "MPSNNGraph", .expected = std::to_string(expected), .actual = std::to_string(actual), .hint = hint});
+  };
+  require_count("source images", source_images.size(), shapes.images.size(), "see source_image_handles");
+  if (needs_labels) require_count("source states", source_states.size(), shapes.states.size(), "see source_state_handles");
+  for (const Shape& image : shapes.images)
+    if (image.images != shapes.images[0].images)
+      throw ShapeError("MPSNNGraph: all source images hold the same number of images.",
+                       {.node = "MPSNNGraph", .expected = shapes.images[0].text(), .actual = image.text(), .hint = "pass batches of one length"});
+  for (const FilterNodePtr& node : nodes)
+    if (!is_float32(node->result_image()->format) || !is_float32(graph.format))
+      throw OptionError(graph.node_name(*node) + ": images of this format are not supported; they are stored as Float32.",
+                        {node->class_name(), graph.node_name(*node), "Float32 or None", "another MPSImageFeatureChannelFormat", "leave the format alone"});
+  PlanBuilder builder(graph, *parameters, device->backend(), shapes, source_images, source_states);
+  for (const FilterNodePtr& node : nodes) node->lower(builder);
+  std::vector<NNImageNode*> returned;
+  for (std::size_t i = 0; i < result_images.size(); ++i)
+    if (results_are_needed[i]) returned.push_back(result_images[i].get());
+  returned.insert(returned.end(), exported_images.begin(), exported_images.end());
+  auto cached = std::make_unique<CachedPlan>();
+  cached->shapes = shapes;
+  std::vector<Shape> trained_source_shapes = builder.trained_source_shapes();
+  Plan plan = builder.finish(returned);
+  cached->returned = builder.returned_values();
+  cached->trained_source_shapes = std::move(trained_source_shapes);
+  cached->executable = std::make_unique<Executable>(std::move(plan), device->backend(), arena);
+  cached->pool.resize(cached->returned.size());
+  plans.push_back(std::move(cached));
+  return *plans.back();
+}
+
+PlanReport NNGraph::plan(const std::vector<Shape>& source_shapes) {
+  std::lock_guard lock(impl_->planning);
+  PlanReport report;
+  const CachedPlan& cached = impl_->plan_for(*this, {source_shapes, {}}, false);
+  const Plan& plan = cached.executable->plan();
+  const std::size_t bytes_per_element = element_bytes(impl_->device->element_type());
+  for (std::size_t i = 0; i < plan.steps.size(); ++i) {
+    const Step& step = plan.steps[i];
+    const OperandShapes operands = plan.operand_shapes(step);
+    PlannedOperation row{operation_name(step.operation), node_name(*step.node), cached.executable->algorithm(i), "", count_flops(step, operands), 0};
+    for (const auto* list : {&operands.inputs, &operands.outputs})
+      for (const Shape& shape : *list) row.bytes += shape.count() * bytes_per_element;
+    for (const Shape& shape : operands.outputs)
+      if (shape.count() != 0 && row.result.empty()) row.result = shape.text();
+    report.flops += row.flops;
+    report.operations.push_back(std::move(row));
+  }
+  for (const Value& value : plan.values)
+    if (value.storage == Storage::arena && value.first_step >= 0) report.unshared_bytes += value.bytes;
+  report.arena_bytes = plan.arena_bytes;
+  report.parameter_bytes = impl_->parameters->parameters().bytes() + impl_->parameters->gradients().bytes();
+  return report;
+}
+
+// --- running -----------------------------------------------------------------------------------------------------
+
+ImagePtr NNGraph::Impl::take_image(CachedPlan& plan, std::size_t index) {
+  for (const ImagePtr& image : plan.pool[index])
+    if (image.use_count() == 1) return image;
+  const Value& value = plan.executable->plan().values[plan.returned[index]];
+  auto image = std::make_shared<Image>(value.shape, device->element_type());
+  plan.pool[index].push_back(image);
+  return image;
+}
+
+void NNGraph::Impl::fail_nonfinite(CachedPlan& plan, const Bindings& bindings) {
+  NonfiniteValue found;
+  plan.executable->find_nonfinite(bindings, found);
+  const Value* value = found.value == kNoValue ? nullptr : &plan.executable->plan().values[found.value];
+  std::string where = "a result";
+  std::string element = value ? "element " + std::to_string(found.index) + " of " + value->shape.text() : "";
+  std::string node = "MPSNNGraph", label;
+  if (found.step) {
+    node = found.step->node->class_name();
+    label = names.at(found.step->node);
+    where = label + " (" + operation_name(found.step->operation) + ")";
+  } else if (value && value->storage == Storage::source_image) {
+    label = handle_of(source_images[value->slot]->handle, source_images[value->slot])->label();
+    where = "the source image \"" + label + "\"";
+  } else if (value) {
+    label = value->label;
+    where = value->storage == Storage::parameter ? "the parameters \"" + label + "\"" : "the labels";
+  }
+  throw DeviceError("a number that is not finite appeared first in " + where + ": the step was dropped, no weight has changed.",
+                    {node, label, "finite numbers", "NaN or Inf at " + element, "check the input, lower the learning rate, or set trap_nonfinite = False"});
+}
+
+void NNGraph::Impl::run_step(bool traps_nonfinite, CachedPlan& plan, const std::vector<ImagePtr>& images, const std::vector<StatePtr>& states,
+                             const std::vector<ImagePtr>& returned, std::uint64_t count) {
+  std::lock_guard lock(running);
+  const ElementType type = device->element_type();
+  std::vector<Buffer> converted;
+  Bindings bindings;
+  for (const ImagePtr& image : images) bindings.source_images.push_back(in_type(*image, type, converted));
+  for (const StatePtr& state : states) {
+    const auto& labels = static_cast<const CNNLossLabels&>(*state);
+    bindings.labels.push_back(in_type(*labels.labels_image(), type, converted));
+    bindings.label_weights.push_back(labels.weights_image() ? in_type(*labels.weights_image(), type, converted) : nullptr);
+    bindings.losses.push_back(in_type(*labels.loss_image(), type, converted));
+  }
+  for (const ImagePtr& image : returned) bindings.results.push_back(image->buffer().data());
+  bindings.parameters = parameters->parameters().data();
+  bindings.gradients = parameters->gradients().data();
+  bindings.encode_count = count;
+  bindings.parameters_version = parameters->version();
+  plan.executable->run(bindings);
+  for (std::size_t i = 0; i < states.size(); ++i) {
+    const Image& loss = *static_cast<const CNNLossLabels&>(*states[i]).loss_image();
+    if (loss.type() != type) loss.buffer().copy_from(Buffer(nullptr, bindings.losses[i], loss.buffer().count(), type));
+  }
+  if (traps_nonfinite && !plan.executable->is_finite(bindings)) fail_nonfinite(plan, bindings);
+}
+
+std::vector<StatePtr> NNGraph::Impl::record_state_exports(CommandBuffer& command_buffer, const CachedPlan& plan) {
+  std::vector<StatePtr> exported;
+  auto own_copy = [&](Buffer& buffer) {
+    if (!buffer) return;
+    const Buffer source = buffer, copy(buffer.count(), buffer.type());
+    buffer = copy;
+    command_buffer.record([source, copy] { copy.copy_from(source); });
+  };
+  for (const NNStateNode* node : exported_states) {
+    const auto& all = parameters->trained();
+    const auto trained = std::find_if(all.begin(), all.end(), [&](const TrainedParameters& t) { return t.forward == node->producer(); });
+    if (trained == all.end()) {
+      exported.push_back(std::make_shared<NNGradientState>());
+      continue;
+    }
+    const Shape& source = plan.trained_source_shapes[trained - all.begin()];
+    if (trained->convolution) {
+      const auto state = parameters->gradient_state(*trained, source);
+      own_copy(state->gradient_for_weights);
+      own_copy(state->gradient_for_biases);
+      exported.push_back(state);
+    } else {
+      const auto state = parameters->normalization_state(*trained, source);
+      for (Buffer* buffer : {&state->gamma, &state->beta, &state->mean, &state->variance, &state->gradient_for_gamma, &state->gradient_for_beta}) own_copy(*buffer);
+      exported.push_back(state);
+    }
+  }
+  return exported;
+}
+
+EncodedResults NNGraph::encode(CommandBuffer& command_buffer, const std::vector<ImagePtr>& source_images, const std::vector<StatePtr>& source_states) {
+  CachedPlan* plan;
+  EncodedResults results;
+  std::vector<ImagePtr> returned;
+  {
+    std::lock_guard lock(impl_->planning);
+    plan = &impl_->plan_for(*this, impl_->shapes_of(source_images, source_states), true);
+    for (std::size_t i = 0; i < plan->returned.size(); ++i) {
+      // An image that is both result and export has one place: that of its first mention.
+      const std::size_t slot = plan->executable->plan().values[plan->returned[i]].slot;
+      returned.push_back(slot < i ? returned[slot] : impl_->take_image(*plan, i));
+    }
+  }
+  std::size_t next = 0;
+  for (const bool is_needed : impl_->results_are_needed) results.result_images.push_back(is_needed ? returned[next++] : nullptr);
+  results.intermediate_images.assign(returned.begin() + next, returned.end());
+
+  const CommandBuffer::Mark mark = command_buffer.mark();
+  try {
+    command_buffer.record([impl = impl_, traps = trap_nonfinite, plan, source_images, source_states, returned, count = impl_->encode_count] {
+      impl->run_step(traps, *plan, source_images, source_states, returned, count);
+    });
+    results.destination_states = impl_->record_state_exports(command_buffer, *plan);
+    impl_->parameters->record_updates(command_buffer, impl_->parameters, plan->trained_source_shapes);
+    if (impl_->parameters->has_cpu_updates())
+      command_buffer.record_completion([impl = impl_, plan] { impl->parameters->run_updates(plan->trained_source_shapes); });
+    ++impl_->encode_count;
+  } catch (...) {
+    command_buffer.rewind(mark);
+    throw;
+  }
+  return results;
+}
+
+EncodedResults NNGraph::run(const std::vector<ImagePtr>& source_images, const std::vector<StatePtr>& source_states) {
+  CommandBuffer command_buffer;
+  EncodedResults results = encode(command_buffer, source_images, source_states);
+  command_buffer.commit();
+  command_buffer.wait_until_completed();
+  return results;
+}
+
+CommandBufferPtr NNGraph::execute_async(const std::vector<ImagePtr>& source_images, CompletionHandler handler) {
+  if (!impl_->queue) impl_->queue = std::make_shared<CommandQueue>(impl_->device);
+  CommandBufferPtr command_buffer = impl_->queue->command_buffer();
+  const EncodedResults results = encode(*command_buffer, source_images);
+  command_buffer->add_completed_handler([results, handler = std::move(handler)](CommandBuffer& buffer) { handler(results, buffer.error()); });
+  command_buffer->commit();
+  return command_buffer;
+}
+
+}  // namespace mpsnn

@@ -1,0 +1,82 @@
+// SPDX-License-Identifier: Apache-2.0
+#include <cstring>
+
+#include "mpsnn/graph.hpp"
+
+/// Batches as MPS passes them, lists of single images, as one image each way.
+namespace mpsnn {
+namespace {
+
+void require(bool is_right, const char* sentence, const std::string& expected, const std::string& actual) {
+  if (!is_right) throw ShapeError(std::string("MPSNNGraph.encode_batch: ") + sentence, {.node = "MPSNNGraph", .expected = expected, .actual = actual});
+}
+
+/// An image as large as all of them; filled when `command_buffer` runs.
+ImagePtr gather(CommandBuffer& command_buffer, const ImageBatch& batch) {
+  require(!batch.empty() && batch.front(), "a batch holds at least one image.", "1 or more images", "none");
+  Shape shape = batch.front()->shape();
+  for (const ImagePtr& image : batch)
+    require(image && image->shape() == shape && shape.images == 1 && image->type() == batch.front()->type(), "images of a batch are single and of one size.",
+            Shape{1, shape.height, shape.width, shape.channels}.text(), image ? image->shape().text() : "none");
+  shape.images = static_cast<int>(batch.size());
+  auto whole = std::make_shared<Image>(shape, batch.front()->type());
+  command_buffer.record([batch, whole] {
+    for (std::size_t i = 0; i < batch.size(); ++i) whole->buffer().part(i * batch[i]->buffer().count(), batch[i]->buffer().count()).copy_from(batch[i]->buffer());
+  });
+  return whole;
+}
+
+ImageBatch split(const ImagePtr& whole) {
+  ImageBatch batch;
+  if (!whole) return batch;
+  Shape single = whole->shape();
+  const std::size_t count = single.image_count();
+  const int images = single.images;
+  single.images = 1;
+  for (int i = 0; i < images; ++i) batch.push_back(std::make_shared<Image>(single, whole->buffer().part(i * count, count)));
+  return batch;
+}
+
+}  // namespace
+
+EncodedBatches NNGraph::encode_batch(CommandBuffer& command_buffer, const std::vector<ImageBatch>& source_images, const std::vector<StateBatch>& source_states) {
+  const CommandBuffer::Mark mark = command_buffer.mark();
+  try {
+    std::vector<ImagePtr> images;
+    for (const ImageBatch& batch : source_images) images.push_back(gather(command_buffer, batch));
+    std::vector<StatePtr> states;
+    std::vector<std::pair<StateBatch, std::shared_ptr<CNNLossLabels>>> scattered;
+    for (const StateBatch& batch : source_states) {
+      ImageBatch labels, weights;
+      Shape loss_size{0, 1, 1, 1};
+      for (const StatePtr& state : batch) {
+        const auto* single = dynamic_cast<const CNNLossLabels*>(state.get());
+        require(single, "source states are labels.", "MPSCNNLossLabels", "another state");
+        labels.push_back(single->labels_image());
+        if (single->weights_image()) weights.push_back(single->weights_image());
+        loss_size = single->loss_image()->shape();
+      }
+      require(weights.empty() || weights.size() == labels.size(), "all labels of a batch have weights, or none.", std::to_string(labels.size()), std::to_string(weights.size()));
+      auto whole = std::make_shared<CNNLossLabels>(gather(command_buffer, labels), weights.empty() ? nullptr : gather(command_buffer, weights), loss_size);
+      states.push_back(whole);
+      scattered.emplace_back(batch, whole);
+    }
+    const EncodedResults whole = encode(command_buffer, images, states);
+    command_buffer.record([scattered] {
+      for (const auto& [batch, labels] : scattered) {
+        const ImageBatch losses = split(labels->loss_image());
+        for (std::size_t i = 0; i < batch.size(); ++i) static_cast<CNNLossLabels&>(*batch[i]).loss_image()->buffer().copy_from(losses[i]->buffer());
+      }
+    });
+    EncodedBatches results;
+    for (const ImagePtr& image : whole.result_images) results.result_images.push_back(split(image));
+    for (const ImagePtr& image : whole.intermediate_images) results.intermediate_images.push_back(split(image));
+    results.destination_states = whole.destination_states;
+    return results;
+  } catch (...) {
+    command_buffer.rewind(mark);
+    throw;
+  }
+}
+
+}  // namespace mpsnn

@@ -1,0 +1,106 @@
+// SPDX-License-Identifier: Apache-2.0
+#include <algorithm>
+
+#include "core/parameters.hpp"
+#include "mpsnn/weights.hpp"
+
+/// How gradients reach the data sources, and new values the graph (MPS_SEMANTICS 7.8, 12.2).
+namespace mpsnn {
+namespace {
+
+void require_same_count(const std::string& label, const char* what, const Buffer& result, std::size_t count) {
+  if (result.count() == count) return;
+  throw WeightError("data source \"" + label + "\": the state that its update returned has " + std::to_string(result.count()) + " " + what + ", " +
+                        std::to_string(count) + " are needed.",
+                    {.node = "MPSState", .label = label, .expected = std::to_string(count), .actual = std::to_string(result.count()),
+                     .hint = "make the result state from the source state's sizes"});
+}
+
+/// Takes new values over unless they were computed in place.
+void take(const Buffer& target, const Buffer& result) {
+  if (result && target && result.data() != target.data()) target.copy_from(result);
+}
+
+}  // namespace
+
+void ParameterStore::record_updates(CommandBuffer& command_buffer, const std::shared_ptr<ParameterStore>& self, const std::vector<Shape>& source_shapes) {
+  for (std::size_t i = 0; i < trained_.size(); ++i) {
+    if (trained_[i].style != NNTrainingStyle::UpdateDeviceGPU) continue;
+    if (trained_[i].convolution) record_convolution_update(command_buffer, self, trained_[i], source_shapes[i]);
+    else record_normalization_update(command_buffer, self, trained_[i], source_shapes[i]);
+  }
+}
+
+void ParameterStore::record_convolution_update(CommandBuffer& command_buffer, const std::shared_ptr<ParameterStore>& self, const TrainedParameters& trained,
+                                               const Shape& source) {
+  const ConvolutionValues& values = *trained.convolution;
+  const auto source_state = this->source_state(values);
+  const auto result = values.source->update(command_buffer, gradient_state(trained, source), source_state);
+  if (!result) return;
+  require_same_count(values.label, "weights", result->weights, values.weights.count);
+  if (result->biases) require_same_count(values.label, "biases", result->biases, values.biases.count);
+  command_buffer.record([self, source_state, result] {
+    take(source_state->weights, result->weights);
+    take(source_state->biases, result->biases);
+    ++self->version_;
+  });
+}
+
+void ParameterStore::record_normalization_update(CommandBuffer& command_buffer, const std::shared_ptr<ParameterStore>& self, const TrainedParameters& trained,
+                                               const Shape& source) {
+  const BatchNormalizationValues& values = *trained.normalization;
+  const auto state = normalization_state(trained, source);
+  const auto affine = values.source->update_gamma_and_beta(command_buffer, state);
+  const auto statistics = values.source->update_mean_and_variance(command_buffer, state);
+  const std::size_t channels = values.gamma.count;
+  if (affine) {
+    require_same_count(values.label, "values of gamma", affine->gamma, channels);
+    if (affine->beta) require_same_count(values.label, "values of beta", affine->beta, channels);
+  }
+  if (statistics) {
+    require_same_count(values.label, "means", statistics->mean, channels);
+    require_same_count(values.label, "variances", statistics->variance, channels);
+  }
+  if (!affine && !statistics) return;
+  command_buffer.record([self, &values, affine, statistics] {
+    if (affine) {
+      take(self->values(values.gamma), affine->gamma);
+      take(self->values(values.beta), affine->beta);
+    }
+    if (statistics) {
+      take(self->values(values.mean), statistics->mean);
+      take(self->values(values.variance), statistics->variance);
+    }
+    ++self->version_;
+  });
+}
+
+bool ParameterStore::has_cpu_updates() const {
+  return std::any_of(trained_.begin(), trained_.end(), [](const TrainedParameters& t) { return t.style == NNTrainingStyle::UpdateDeviceCPU; });
+}
+
+void ParameterStore::run_updates(const std::vector<Shape>& source_shapes) {
+  std::vector<const ConvolutionValues*> convolutions;
+  std::vector<const BatchNormalizationValues*> normalizations;
+  // Our own data sources cannot fail, so they go last: when an application's source throws, none of them has moved.
+  for (const bool is_own : {false, true}) {
+    for (std::size_t i = 0; i < trained_.size(); ++i) {
+      const TrainedParameters& trained = trained_[i];
+      if (trained.style != NNTrainingStyle::UpdateDeviceCPU) continue;
+      if (trained.convolution) {
+        CNNConvolutionDataSource& source = *trained.convolution->source;
+        if ((dynamic_cast<ConvolutionWeights*>(&source) != nullptr) != is_own) continue;
+        if (source.update(gradient_state(trained, source_shapes[i]), source_state(*trained.convolution))) convolutions.push_back(trained.convolution);
+      } else {
+        CNNBatchNormalizationDataSource& source = *trained.normalization->source;
+        if ((dynamic_cast<BatchNormalizationWeights*>(&source) != nullptr) != is_own) continue;
+        const auto state = normalization_state(trained, source_shapes[i]);
+        const bool has_new_affine = source.update_gamma_and_beta(state), has_new_statistics = source.update_mean_and_variance(state);
+        if (has_new_affine || has_new_statistics) normalizations.push_back(trained.normalization);
+      }
+    }
+  }
+  if (!convolutions.empty() || !normalizations.empty()) reload(convolutions, normalizations);
+}
+
+}  // namespace mpsnn

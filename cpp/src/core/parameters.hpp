@@ -1,0 +1,113 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <vector>
+
+#include "mpsnn/data_source.hpp"
+#include "mpsnn/nodes/node.hpp"
+
+namespace mpsnn {
+
+/// A stretch of a graph's parameter or gradient block, in elements.
+struct ParameterRange {
+  std::size_t offset = 0, count = 0;
+  Shape shape;
+  std::string label;
+  explicit operator bool() const { return count != 0; }
+};
+
+/// Parameters of one convolution data source, in the parameter block.
+struct ConvolutionValues {
+  ConvolutionDataSourcePtr source;
+  CNNConvolutionDescriptor descriptor;
+  std::string label;
+  ParameterRange weights, biases;
+};
+
+/// Parameters of one batch-normalization data source, in the parameter block. Gamma and beta are always stored.
+struct BatchNormalizationValues {
+  BatchNormalizationDataSourcePtr source;
+  std::string label;
+  int channels = 0;
+  float epsilon = 0;
+  ParameterRange gamma, beta, mean, variance;
+};
+
+/// What a gradient node accumulates, in the gradient block: weights and biases, or gamma and beta.
+struct TrainedParameters {
+  const NNFilterNode* node = nullptr;     ///< the gradient node
+  const NNFilterNode* forward = nullptr;  ///< the node whose state carries the gradients
+  NNTrainingStyle style = NNTrainingStyle::UpdateDeviceNone;
+  const ConvolutionValues* convolution = nullptr;
+  const BatchNormalizationValues* normalization = nullptr;
+  ParameterRange first, second;
+};
+
+/// Mean and variance of a batch, in the gradient block.
+struct BatchStatistics {
+  const NNFilterNode* node = nullptr;
+  ParameterRange mean, variance;
+};
+
+/// The parameters of a graph: one block of values, one block of gradients, and the conversation with the data sources.
+class ParameterStore {
+ public:
+  /// Asks every node what it needs, then loads every data source.
+  ParameterStore(const std::vector<FilterNodePtr>& nodes, ElementType type);
+
+  // --- for nodes, while they declare
+  void declare_convolution(const NNFilterNode& node, const ConvolutionDataSourcePtr& source);
+  void declare_batch_normalization(const NNFilterNode& node, const BatchNormalizationDataSourcePtr& source);
+  void declare_batch_statistics(const NNFilterNode& node, const BatchNormalizationDataSourcePtr& source);
+  void train_convolution(const NNFilterNode& node, const NNFilterNode& forward, NNTrainingStyle style, const ConvolutionDataSourcePtr& source);
+  void train_batch_normalization(const NNFilterNode& node, const NNFilterNode& forward, NNTrainingStyle style,
+                                 const BatchNormalizationDataSourcePtr& source);
+
+  // --- for plans
+  const ConvolutionValues& convolution(const ConvolutionDataSourcePtr& source) const;
+  const BatchNormalizationValues& batch_normalization(const BatchNormalizationDataSourcePtr& source) const;
+  const TrainedParameters* trained(const NNFilterNode& gradient_node) const;
+  const BatchStatistics* batch_statistics(const NNFilterNode& node) const;
+
+  const Buffer& parameters() const { return parameters_; }
+  const Buffer& gradients() const { return gradients_; }
+  Buffer values(const ParameterRange& range) const { return parameters_.part(range.offset, range.count); }
+  Buffer gradients(const ParameterRange& range) const { return gradients_.part(range.offset, range.count); }
+  const std::vector<TrainedParameters>& trained() const { return trained_; }
+  std::uint64_t version() const { return version_; }
+  /// True when run_updates() has something to do.
+  bool has_cpu_updates() const;
+
+  /// Reads all data sources; on an error the old values stay.
+  void reload();
+  /// GPU style: asks the data sources to record their updates, backward from the loss, behind the work of a step.
+  /// `source_shapes` are those of the forward sources, one per entry of trained().
+  void record_updates(CommandBuffer& command_buffer, const std::shared_ptr<ParameterStore>& self, const std::vector<Shape>& source_shapes);
+  /// CPU style: lets the data sources update themselves, then reads the changed ones. All or nothing as far as this store goes.
+  void run_updates(const std::vector<Shape>& source_shapes);
+
+  std::shared_ptr<CNNConvolutionGradientState> gradient_state(const TrainedParameters& trained, const Shape& source) const;
+  std::shared_ptr<CNNConvolutionWeightsAndBiasesState> source_state(const ConvolutionValues& values) const;
+  std::shared_ptr<CNNBatchNormalizationState> normalization_state(const TrainedParameters& trained, const Shape& source) const;
+
+ private:
+  ParameterRange reserve(std::size_t& end, Shape shape, std::string label);
+  void reload(const std::vector<const ConvolutionValues*>& convolutions, const std::vector<const BatchNormalizationValues*>& normalizations);
+  void load(const ConvolutionValues& values, const Buffer& target) const;
+  void load(const BatchNormalizationValues& values, const Buffer& target) const;
+  void record_convolution_update(CommandBuffer& command_buffer, const std::shared_ptr<ParameterStore>& self, const TrainedParameters& trained,
+                                 const Shape& source);
+  void record_normalization_update(CommandBuffer& command_buffer, const std::shared_ptr<ParameterStore>& self, const TrainedParameters& trained,
+                                 const Shape& source);
+
+  ElementType type_;
+  std::vector<std::unique_ptr<ConvolutionValues>> convolutions_;
+  std::vector<std::unique_ptr<BatchNormalizationValues>> normalizations_;
+  std::vector<TrainedParameters> trained_;
+  std::vector<BatchStatistics> statistics_;
+  Buffer parameters_, gradients_;
+  std::size_t parameters_end_ = 0, gradients_end_ = 0;
+  std::uint64_t version_ = 1;
+};
+
+}  // namespace mpsnn
