@@ -21,8 +21,7 @@ import numpy as np
 import mpsnn
 from mpsnn._errors import make_error, shape_text
 
-_VERSION = "1"
-_STATE = "mpsnn.checkpoint"
+_VERSION = 1
 
 Sources = Mapping[str, Any]
 
@@ -32,12 +31,8 @@ def parameters(source: Any) -> dict[str, np.ndarray]:
 
     Raises WeightError for a data source that is neither ConvolutionWeights nor BatchNormalizationWeights: its values are its own.
     """
-    if isinstance(source, mpsnn.ConvolutionWeights):
-        values = {"weights": source.weights, "biases": source.biases}
-    elif isinstance(source, mpsnn.BatchNormalizationWeights):
-        values = {"gamma": source.gamma, "beta": source.beta, "mean": source.mean, "variance": source.variance}
-    else:
-        label = source.label if isinstance(source.label, str) else source.label()
+    if not isinstance(source, mpsnn.ConvolutionWeights | mpsnn.BatchNormalizationWeights):
+        label = source.label()
         raise make_error(
             "WeightError",
             f'the data source "{label}" cannot be saved: only it knows its values.',
@@ -46,12 +41,12 @@ def parameters(source: Any) -> dict[str, np.ndarray]:
             hint="save it yourself and train without a checkpoint",
             label=label,
         )
-    return {name: value for name, value in values.items() if value is not None}
+    return source.values
 
 
 def save_weights(path: str | os.PathLike[str], sources: Sources) -> None:
     """Writes the values of data sources, given by label. No optimizer state: for that there is save_checkpoint()."""
-    _write(path, _tensors(sources), {"format": "mpsnn.weights", "version": _VERSION})
+    _write(path, _tensors(sources), {"format": "weights"})
 
 
 def load_weights(path: str | os.PathLike[str], sources: Sources) -> None:
@@ -77,8 +72,7 @@ def save_checkpoint(path: str | os.PathLike[str], sources: Sources, state: Mappi
             "vectors": len(source.history),
             "time_step": getattr(source.optimizer, "time_step", None),
         }
-    text = json.dumps({"state": state, "optimizers": optimizers})
-    _write(path, tensors, {"format": _STATE, "version": _VERSION, "state": text})
+    _write(path, tensors, {"format": "checkpoint", "state": state, "optimizers": optimizers})
 
 
 def load_checkpoint(path: str | os.PathLike[str], sources: Sources) -> dict[str, Any]:
@@ -128,9 +122,11 @@ def _tensors(sources: Sources) -> dict[str, np.ndarray]:
     return {f"{label}.{name}": value for label, source in sources.items() for name, value in parameters(source).items()}
 
 
-def _write(path: str | os.PathLike[str], tensors: dict[str, np.ndarray], metadata: dict[str, str]) -> None:
+def _write(path: str | os.PathLike[str], tensors: dict[str, np.ndarray], about: dict[str, Any]) -> None:
     from safetensors.numpy import save
 
+    # One entry only: the format keeps several in no particular order, and equal weights are to give equal files.
+    metadata = {"mpsnn": json.dumps({"version": _VERSION, **about})}
     write_atomically(path, save({name: np.ascontiguousarray(value) for name, value in tensors.items()}, metadata))
 
 
@@ -151,16 +147,13 @@ def _read(path: str | os.PathLike[str]) -> tuple[dict[str, np.ndarray], dict[str
 
 def _read_checkpoint(path: str | os.PathLike[str]) -> tuple[dict[str, np.ndarray], dict[str, Any], dict[str, Any]]:
     tensors, metadata = _read(path)
-    kind = f"{metadata.get('format', 'no format')} version {metadata.get('version', 'none')}"
-    wrong = None if kind == f"{_STATE} version {_VERSION}" else kind
-    try:
-        saved = json.loads(metadata.get("state", "null"))
-        state, optimizers = saved["state"], saved["optimizers"]
-    except (json.JSONDecodeError, TypeError, KeyError):
-        wrong = wrong or "no readable state"
-    if wrong:
-        sentence = f"{path} is no checkpoint of this version."
-        raise make_error("FileError", sentence, expected=f"{_STATE} version {_VERSION}", actual=wrong)
+    expected, actual = f"checkpoint, version {_VERSION}", "no description by mpsnn"
+    with suppress(ValueError, KeyError, TypeError):
+        about = json.loads(metadata["mpsnn"])
+        actual = f"{about['format']}, version {about['version']}"
+        state, optimizers = about["state"], about["optimizers"]
+    if actual != expected:
+        raise make_error("FileError", f"{path} is no checkpoint of this version.", expected=expected, actual=actual)
     return tensors, state, optimizers
 
 
@@ -204,10 +197,7 @@ def _history(
 
 def _set(sources: Sources, values: Mapping[str, dict[str, np.ndarray]]) -> None:
     for label, source in sources.items():
-        if isinstance(source, mpsnn.ConvolutionWeights):
-            source.set_values(values[label]["weights"], values[label].get("biases"))
-        else:
-            source.set_values(**values[label])
+        source.set_values(**values[label])
 
 
 def _labels(names: Iterable[str]) -> str:

@@ -17,7 +17,7 @@ class Network:
     """A network's ends. `logits` is for testing and predicting; `training_logits` has dropout in front, if there is any.
 
     >>> network = lenet((8, 8, 1), 10)
-    >>> [source.label for source in network.sources]
+    >>> [source.label() for source in network.sources]
     ['conv1', 'conv2', 'fc1', 'fc2']
     """
 
@@ -78,7 +78,7 @@ def lenet(
     node = image
     for number, weights in enumerate(sources[:2], 1):
         node = mpsnn.MPSCNNConvolutionNode(node, weights)
-        node.label = weights.label
+        node.label = weights.label()
         node = mpsnn.MPSCNNNeuronReLUNode(node.result_image, 0.0)
         node.label = f"relu{number}"
         node = mpsnn.MPSCNNPoolingMaxNode(node.result_image, 2, 2)
@@ -97,7 +97,7 @@ def lenet(
     logits = training_logits = output(hidden_node)
     if dropout > 0:
         # A dropout node is never off, so training gets an end of its own on the same weights.
-        dropped = mpsnn.MPSCNNDropoutNode(hidden_node.result_image, 1 - dropout, seeds[4], mpsnn.MTLSize(1, 1, 1))
+        dropped = mpsnn.MPSCNNDropoutNode(hidden_node.result_image, 1 - dropout, seeds[4])
         dropped.label = "dropout"
         training_logits = output(dropped)
     return Network(image, logits, training_logits, sources)

@@ -31,7 +31,7 @@ def make_optimizer(name: str, learning_rate: float, device: Any = None) -> Any:
     if name == "sgd":
         return mpsnn.MPSNNOptimizerStochasticGradientDescent(device, learning_rate)
     if name == "momentum":
-        descriptor = mpsnn.MPSNNOptimizerDescriptor(learning_rate, 1.0, mpsnn.MPSNNRegularizationType.None_, 0.0)
+        descriptor = mpsnn.MPSNNOptimizerDescriptor(learning_rate=learning_rate)
         return mpsnn.MPSNNOptimizerStochasticGradientDescent(device, 0.9, False, descriptor)
     if name == "rmsprop":
         return mpsnn.MPSNNOptimizerRMSProp(device, learning_rate)

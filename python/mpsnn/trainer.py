@@ -169,23 +169,22 @@ class Trainer:
             labels = mpsnn.MPSCNNLossLabels(targets, np.full(targets.shape, self.batch_size / count, np.float32))
         self._is_inference_stale = True
         logits = self.training_graph.run([images], [labels])
-        logits = (logits[-1] if isinstance(logits, (list, tuple)) else logits).numpy()
+        logits = logits[-1].numpy()
         correct = int((_classes(logits) == _classes(targets)).sum()) if _has_classes(targets) else None
         return Step(count, float(labels.loss_image.numpy().sum(dtype=np.float64)), correct)
 
     def _require_finite(self, images: np.ndarray, indices: np.ndarray | None) -> None:
         # A sum is one fast pass without a temporary; it may overflow, so it only decides whether to look closer.
-        if math.isfinite(float(images.sum())) or np.isfinite(images).all():
+        with np.errstate(over="ignore", invalid="ignore"):
+            is_finite = math.isfinite(float(images.sum()))
+        if is_finite or np.isfinite(images).all():
             return
         image, y, x, channel = (int(i) for i in np.argwhere(~np.isfinite(images))[0])
         value = images[image, y, x, channel]
-        place = (
-            f"image {image} of the batch"
-            if indices is None
-            else (
-                f"training image {indices[image]}, image {image} of batch {self._position.step} in epoch {self._position.epoch + 1},"
-            )
-        )
+        place = f"image {image} of the batch"
+        if indices is not None:
+            batch, epoch = self._position.step + 1, self._position.epoch + 1
+            place = f"training image {indices[image]} (image {image} of batch {batch} in epoch {epoch})"
         raise make_error(
             "OptionError",
             f"{place} is not finite; no step was made with it.",
@@ -392,7 +391,7 @@ def _data_sources(nodes: list[Any]) -> dict[str, Any]:
         source = getattr(node, "data_source", None) if source is None else source
         if source is None:
             continue
-        label = source.label if isinstance(source.label, str) else source.label()
+        label = source.label()
         if sources.setdefault(label, source) is not source:
             sentence, actual = f'two data sources have the label "{label}".', f'"{label}" twice'
             raise make_error(

@@ -12,7 +12,7 @@
 namespace mpsnn {
 
 /// MPSNNNeuronDescriptor: an activation function and its parameters (MPS_SEMANTICS 9.1). Unset parameters are 0.
-struct NNNeuronDescriptor {
+struct MPSNN_API NNNeuronDescriptor {
   CNNNeuronType neuron_type = CNNNeuronType::None;
   float a = 0, b = 0, c = 0;
   std::vector<float> data;  ///< PReLU: one slope per feature channel
@@ -52,6 +52,16 @@ struct MPSNN_API CNNConvolutionDescriptor {
   }
   /// Throws OptionError for numbers that have no meaning; `label` names the culprit.
   void validate(const std::string& label) const;
+};
+
+/// MPSCNNDepthWiseConvolutionDescriptor: every input channel has filters of its own. Only a constructor: pass it as the base.
+struct CNNDepthWiseConvolutionDescriptor : CNNConvolutionDescriptor {
+  CNNDepthWiseConvolutionDescriptor() { kind = ConvolutionKind::depthwise; }
+};
+
+/// MPSCNNSubPixelConvolutionDescriptor: set sub_pixel_scale_factor. Only a constructor: pass it as the base.
+struct CNNSubPixelConvolutionDescriptor : CNNConvolutionDescriptor {
+  CNNSubPixelConvolutionDescriptor() { kind = ConvolutionKind::sub_pixel; }
 };
 
 /// MPSCNNLossDescriptor (MPS_SEMANTICS 14.1).

@@ -36,7 +36,7 @@ struct PlannedOperation {
 };
 
 /// What graph.plan() reports before anything runs.
-struct PlanReport {
+struct MPSNN_API PlanReport {
   std::vector<PlannedOperation> operations;
   double flops = 0;
   std::size_t arena_bytes = 0;      ///< images, states and scratch, laid out by lifetimes

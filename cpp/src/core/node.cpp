@@ -72,7 +72,9 @@ std::size_t NNFilterNode::result_state_index(const NNStateNode& state) const {
 std::string NNFilterNode::display_name() const {
   if (!label.empty()) return label;
   const std::string source_label = data_source_label();
-  return source_label.empty() ? class_name() : source_label;
+  if (source_label.empty()) return class_name();
+  // A gradient node shares its forward node's data source.
+  return dynamic_cast<const NNGradientFilterNode*>(this) ? source_label + " gradient" : source_label;
 }
 
 Json NNFilterNode::parameters() const { return Json::Object{}; }

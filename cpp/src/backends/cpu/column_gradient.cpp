@@ -57,9 +57,11 @@ class ColumnGradientKernel final : public Kernel {
     const Axis &y = geometry_.window.y, &x = geometry_.window.x;
     parallel_for(std::size_t(images_) * bands_, [&](std::size_t task, int thread) {
       const std::size_t image = task / bands_, band = task % bands_;
-      const Range lines{static_cast<int>(part_begin(y.input, band, bands_)), static_cast<int>(part_begin(y.input, band + 1, bands_))};
+      const Range lines{static_cast<int>(part_begin(y.input, band, bands_)),
+                        static_cast<int>(part_begin(y.input, band + 1, bands_))};
       float* to = result + (image * y.input + lines.begin) * x.input * geometry_.input_channels;
-      const float* incoming = call.input<float>(0) + image * std::max(0, y.output) * std::max(0, x.output) * geometry_.output_channels;
+      const float* incoming =
+          call.input<float>(0) + image * std::max(0, y.output) * std::max(0, x.output) * geometry_.output_channels;
       run_band(incoming, lines, call.input<float>(2), to, static_cast<float*>(call.scratch) + thread * thread_floats());
     });
   }
@@ -71,13 +73,15 @@ class ColumnGradientKernel final : public Kernel {
     const int panels = packed_.panels(), channels = geometry_.input_channels, taps_x = geometry_.window.x.kernel;
     parallel_for(std::size_t(panels) * packed_.blocks(), [&](std::size_t task, int) {
       const int panel = static_cast<int>(task % panels), block = static_cast<int>(task / panels);
-      const int first = panel * isa_.tile_columns(), last = first + packed_.panel_columns(panel), stride = packed_.panel_stride(panel);
+      const int first = panel * isa_.tile_columns(), last = first + packed_.panel_columns(panel),
+                stride = packed_.panel_stride(panel);
       const float* from = weights + layout_.offset + packed_.block_begin(block) * layout_.output;
       float* to = weights_.data() + packed_.offset(block, panel);
       for (int k = first; k < last;) {
         const int tap = k / channels, channel = k % channels, count = std::min(channels - channel, last - k);
-        pack_rows(from + tap / taps_x * layout_.y + tap % taps_x * layout_.x + channel * layout_.input, layout_.output, layout_.input,
-                  packed_.block_depth(block), count, to + (k - first), stride, k + count == last ? stride - (last - first) : 0);
+        pack_rows(from + tap / taps_x * layout_.y + tap % taps_x * layout_.x + channel * layout_.input, layout_.output,
+                  layout_.input, packed_.block_depth(block), count, to + (k - first), stride,
+                  k + count == last ? stride - (last - first) : 0);
         k += count;
       }
     });
@@ -107,8 +111,8 @@ class ColumnGradientKernel final : public Kernel {
 
   void multiply(const float* incoming, int pixels, float* products) const {
     for (int block = 0; block < packed_.blocks(); ++block)
-      multiply_rows(isa_, pixels, incoming + packed_.block_begin(block), geometry_.output_channels, packed_, weights_.data(), block,
-                    {0, packed_.panels()}, products, stride_, block == 0 ? zeros_.data() : nullptr);
+      multiply_rows(isa_, pixels, incoming + packed_.block_begin(block), geometry_.output_channels, packed_, weights_.data(),
+                    block, {0, packed_.panels()}, products, stride_, block == 0 ? zeros_.data() : nullptr);
   }
 
   void add_patch(const Axis& band, int line, int column, const float* products, float* result) const {
@@ -147,13 +151,15 @@ bool prefers_columns(const ConvolutionGeometry& geometry) {
   if (geometry.groups != 1 || (geometry.edge_mode == ImageEdgeMode::Clamp && !(y.is_inside() && x.is_inside()))) return false;
   if (y.output < 1 || x.output < 1) return false;
   const int lanes = isa().lanes;
-  // Vector operations of an image. By phases each pixel meets kernel / stride taps along an axis, also those outside of the border,
-  // and copies what it meets twice; by columns each product is loaded, added to a loaded value and stored, four at a time.
+  // Vector operations of an image. By phases each pixel meets kernel / stride taps along an axis, also those outside of the
+  // border, and copies what it meets twice; by columns each product is loaded, added to a loaded value and stored, four at a
+  // time.
   const double taps = double(y.kernel) / y.stride * x.kernel / x.stride, depth = taps * geometry.output_channels;
   const double by_phases = double(y.input) * x.input * depth * (ceil_divide(geometry.input_channels, lanes) + 3.0 / lanes);
   const double overlap = 1 + 0.5 / kBandWindows;
-  const double by_columns = double(y.output) * x.output * overlap *
-                            (double(geometry.output_channels) * ceil_divide(column_count(geometry), lanes) + 0.75 * column_count(geometry));
+  const double by_columns =
+      double(y.output) * x.output * overlap *
+      (double(geometry.output_channels) * ceil_divide(column_count(geometry), lanes) + 0.75 * column_count(geometry));
   return by_columns < by_phases && y.kernel * x.kernel > 1;
 }
 

@@ -20,7 +20,8 @@ std::vector<int> all_taps(const Axis& axis) {
   return taps;
 }
 
-Correlation forward_correlation(const ConvolutionGeometry& geometry, const WeightLayout& layout, int images, int sub_pixel_scale) {
+Correlation forward_correlation(const ConvolutionGeometry& geometry, const WeightLayout& layout, int images,
+                                int sub_pixel_scale) {
   const CorrelationShape shape{.window = geometry.window,
                                .images = images,
                                .source_channels = geometry.input_channels,
@@ -30,7 +31,9 @@ Correlation forward_correlation(const ConvolutionGeometry& geometry, const Weigh
                                .result_height = geometry.window.y.output * sub_pixel_scale,
                                .result_width = geometry.window.x.output * sub_pixel_scale,
                                .sub_pixel_scale = sub_pixel_scale};
-  return {shape, {layout.offset, layout.group, layout.output, layout.y, layout.x, layout.input, all_taps(geometry.window.y), all_taps(geometry.window.x)}};
+  return {shape,
+          {layout.offset, layout.group, layout.output, layout.y, layout.x, layout.input, all_taps(geometry.window.y),
+           all_taps(geometry.window.x)}};
 }
 
 /// One correlation for each phase of the strides, over the incoming gradient.
@@ -49,7 +52,8 @@ std::vector<Correlation> gradient_correlations(const ConvolutionGeometry& geomet
                                    .first_x = x.first,
                                    .step_y = y.step,
                                    .step_x = x.step};
-      result.emplace_back(shape, CorrelationWeights{layout.offset, layout.group, layout.input, layout.y, layout.x, layout.output, y.taps, x.taps});
+      result.emplace_back(shape, CorrelationWeights{layout.offset, layout.group, layout.input, layout.y, layout.x, layout.output,
+                                                    y.taps, x.taps});
     }
   }
   return result;
@@ -87,7 +91,8 @@ class CorrelationKernel final : public Kernel {
 
   std::string algorithm() const override {
     const Isa& table = isa();
-    const bool in_place = std::all_of(correlations_.begin(), correlations_.end(), [](const Correlation& c) { return c.reads_in_place(); });
+    const bool in_place =
+        std::all_of(correlations_.begin(), correlations_.end(), [](const Correlation& c) { return c.reads_in_place(); });
     std::string text = in_place ? "GEMM " : "im2col GEMM ";
     text += std::to_string(table.rows) + "x" + std::to_string(table.tile_columns()) + " " + table.name;
     if (correlations_.size() > 1) text += ", " + std::to_string(correlations_.size()) + " phases";
@@ -107,9 +112,12 @@ class CorrelationKernel final : public Kernel {
     parallel_for(task_count_, [&](std::size_t task, int thread) {
       std::size_t index = 0;
       while (task >= correlations_[index].task_count()) task -= correlations_[index++].task_count();
-      correlations_[index].run_task(task, source, target, fuses ? &neuron_ : nullptr, scratch + threads_offset_ + thread * thread_floats_);
+      correlations_[index].run_task(task, source, target, fuses ? &neuron_ : nullptr,
+                                    scratch + threads_offset_ + thread * thread_floats_);
     });
-    if (folds_) fold_repetitions(y_, x_, geometry_.window.y.input, geometry_.window.x.input, images_, result_channels_, bias, target, result);
+    if (folds_)
+      fold_repetitions(y_, x_, geometry_.window.y.input, geometry_.window.x.input, images_, result_channels_, bias, target,
+                       result);
     if (has_neuron_ && !fuses) {
       parallel_ranges(result_pixels_, result_channels_, [&](std::size_t begin, std::size_t end, int) {
         apply_neuron(neuron_, result + begin * result_channels_, end - begin, result_channels_);
@@ -128,11 +136,14 @@ class CorrelationKernel final : public Kernel {
   PackedVersion version_;
 };
 
-std::size_t pixels_of(int images, int height, int width) { return std::size_t(std::max(0, images)) * std::max(0, height) * std::max(0, width); }
+std::size_t pixels_of(int images, int height, int width) {
+  return std::size_t(std::max(0, images)) * std::max(0, height) * std::max(0, width);
+}
 
 }  // namespace
 
-std::unique_ptr<Kernel> make_forward(const ConvolutionGeometry& geometry, const WeightLayout& layout, int images, const Epilogue& epilogue) {
+std::unique_ptr<Kernel> make_forward(const ConvolutionGeometry& geometry, const WeightLayout& layout, int images,
+                                     const Epilogue& epilogue) {
   if (is_depthwise(geometry) && epilogue.sub_pixel_scale == 1) return make_depthwise_forward(geometry, layout, images, epilogue);
   std::vector<Correlation> correlations;
   correlations.push_back(forward_correlation(geometry, layout, images, epilogue.sub_pixel_scale));
@@ -144,18 +155,20 @@ std::unique_ptr<Kernel> make_data_gradient(const ConvolutionGeometry& geometry, 
                                            const Epilogue& epilogue) {
   if (is_depthwise(geometry)) return make_depthwise_data_gradient(geometry, layout, images, epilogue);
   if (prefers_columns(geometry)) return make_column_gradient(geometry, layout, images, epilogue);
-  const bool clamps = geometry.edge_mode == ImageEdgeMode::Clamp && !(geometry.window.y.is_inside() && geometry.window.x.is_inside());
+  const bool clamps =
+      geometry.edge_mode == ImageEdgeMode::Clamp && !(geometry.window.y.is_inside() && geometry.window.x.is_inside());
   ConvolutionGeometry enlarged = geometry;
   const EnlargedAxis y = enlarge(geometry.window.y), x = enlarge(geometry.window.x);
   if (clamps) enlarged.window = {y.axis, x.axis};
-  auto kernel = std::make_unique<CorrelationKernel>(gradient_correlations(enlarged, layout, images), geometry, images, geometry.input_channels,
-                                                    pixels_of(images, geometry.window.y.input, geometry.window.x.input), epilogue);
+  auto kernel = std::make_unique<CorrelationKernel>(
+      gradient_correlations(enlarged, layout, images), geometry, images, geometry.input_channels,
+      pixels_of(images, geometry.window.y.input, geometry.window.x.input), epilogue);
   if (clamps) kernel->fold(y, x);
   return kernel;
 }
 
-void fold_repetitions(const EnlargedAxis& y, const EnlargedAxis& x, int height, int width, int images, int channels, const float* bias,
-                      const float* enlarged, float* result) {
+void fold_repetitions(const EnlargedAxis& y, const EnlargedAxis& x, int height, int width, int images, int channels,
+                      const float* bias, const float* enlarged, float* result) {
   const std::size_t line = std::size_t(x.axis.input) * channels;
   parallel_for(std::size_t(std::max(0, images)) * height, [&](std::size_t task, int) {
     const int row = static_cast<int>(task % height);

@@ -19,7 +19,8 @@ struct Epilogue {
 };
 
 /// inputs: x, weights, [bias] -> y
-std::unique_ptr<Kernel> make_forward(const ConvolutionGeometry& geometry, const WeightLayout& layout, int images, const Epilogue& epilogue);
+std::unique_ptr<Kernel> make_forward(const ConvolutionGeometry& geometry, const WeightLayout& layout, int images,
+                                     const Epilogue& epilogue);
 /// inputs: gradient of y, weights, [bias] -> gradient of x; bias and neuron belong to transposed convolutions
 std::unique_ptr<Kernel> make_data_gradient(const ConvolutionGeometry& geometry, const WeightLayout& layout, int images,
                                            const Epilogue& epilogue);
@@ -29,9 +30,10 @@ bool prefers_columns(const ConvolutionGeometry& geometry);
 std::unique_ptr<Kernel> make_column_gradient(const ConvolutionGeometry& geometry, const WeightLayout& layout, int images,
                                              const Epilogue& epilogue);
 
-/// inputs: gradient of y, x -> [gradient of weights], [gradient of bias]. For a transposed convolution the two images change places
-/// in the product, while the gradient of the bias still sums input 0.
-std::unique_ptr<Kernel> make_weight_gradient(const ConvolutionGeometry& geometry, const WeightLayout& layout, int images, bool is_transposed);
+/// inputs: gradient of y, x -> [gradient of weights], [gradient of bias]. For a transposed convolution the two images change
+/// places in the product, while the gradient of the bias still sums input 0.
+std::unique_ptr<Kernel> make_weight_gradient(const ConvolutionGeometry& geometry, const WeightLayout& layout, int images,
+                                             bool is_transposed);
 
 // One group per input channel (depthwise.cpp); same operands.
 inline bool is_depthwise(const ConvolutionGeometry& geometry) {
@@ -41,15 +43,16 @@ std::unique_ptr<Kernel> make_depthwise_forward(const ConvolutionGeometry& geomet
                                                const Epilogue& epilogue);
 std::unique_ptr<Kernel> make_depthwise_data_gradient(const ConvolutionGeometry& geometry, const WeightLayout& layout, int images,
                                                      const Epilogue& epilogue);
-std::unique_ptr<Kernel> make_depthwise_weight_gradient(const ConvolutionGeometry& geometry, const WeightLayout& layout, int images,
-                                                       bool is_transposed);
+std::unique_ptr<Kernel> make_depthwise_weight_gradient(const ConvolutionGeometry& geometry, const WeightLayout& layout,
+                                                       int images, bool is_transposed);
 
 /// Remembers which weights a kernel has packed.
 class PackedVersion {
  public:
   /// True once for each version of the parameters.
   bool is_stale(const KernelCall& call) {
-    const bool stale = !is_packed_ || version_ != call.parameters_version || weights_ != call.input<float>(1) || bias_ != call.input<float>(2);
+    const bool stale =
+        !is_packed_ || version_ != call.parameters_version || weights_ != call.input<float>(1) || bias_ != call.input<float>(2);
     is_packed_ = true;
     version_ = call.parameters_version;
     weights_ = call.input<float>(1);
@@ -63,10 +66,10 @@ class PackedVersion {
   const float *weights_ = nullptr, *bias_ = nullptr;
 };
 
-/// The gradient of the enlarged image folded back: every pixel gets what its repetitions got, and the bias if any. `enlarged` is images x y.axis.input x
-/// x.axis.input x channels, `result` images x height x width x channels.
-void fold_repetitions(const EnlargedAxis& y, const EnlargedAxis& x, int height, int width, int images, int channels, const float* bias,
-                      const float* enlarged, float* result);
+/// The gradient of the enlarged image folded back: every pixel gets what its repetitions got, and the bias if any. `enlarged` is
+/// images x y.axis.input x x.axis.input x channels, `result` images x height x width x channels.
+void fold_repetitions(const EnlargedAxis& y, const EnlargedAxis& x, int height, int width, int images, int channels,
+                      const float* bias, const float* enlarged, float* result);
 
 /// result[c] = sum over pixels of values[p * channels + c], in parts that depend on the counts alone. `partial` holds
 /// pixel_sum_parts() x channels floats.

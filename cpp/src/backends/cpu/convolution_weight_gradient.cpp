@@ -8,8 +8,8 @@
 namespace mpsnn::cpu {
 namespace {
 
-/// Pixels in one chain of additions; a panel of patches (128 x 32 floats) and a strip of the incoming gradient share the first-level
-/// cache.
+/// Pixels in one chain of additions; a panel of patches (128 x 32 floats) and a strip of the incoming gradient share the
+/// first-level cache.
 constexpr int kPixels = 128;
 /// Panels of patches in a task: 128 x 128 floats with AVX-512.
 constexpr int kPanels = 4;
@@ -47,7 +47,8 @@ class WeightGradientKernel final : public Kernel {
 
   void run(const KernelCall& call) override {
     float* scratch = static_cast<float*>(call.scratch);
-    if (float* bias = call.output<float>(1)) sum_pixels(call.input<float>(0), bias_pixels_, bias_channels_, scratch + bias_offset_, bias);
+    if (float* bias = call.output<float>(1))
+      sum_pixels(call.input<float>(0), bias_pixels_, bias_channels_, scratch + bias_offset_, bias);
     float* weights = call.output<float>(0);
     if (!weights) return;
     const float* incoming = call.input<float>(is_transposed_ ? 1 : 0);
@@ -57,7 +58,8 @@ class WeightGradientKernel final : public Kernel {
       run_task(task, incoming, source, sums, scratch + patches_offset_ + thread * thread_floats_);
     });
     if (!sums_in_place()) {
-      parallel_for(geometry_.output_channels, [&](std::size_t output, int) { add_parts(static_cast<int>(output), sums, weights); });
+      parallel_for(geometry_.output_channels,
+                   [&](std::size_t output, int) { add_parts(static_cast<int>(output), sums, weights); });
     }
   }
 
@@ -90,7 +92,8 @@ class WeightGradientKernel final : public Kernel {
     float* tile = sums + (part * geometry_.output_channels + channel) * depth_ + first;
 
     const int padded = round_up(last - first, isa_.lanes);
-    for (int row = 0; row < kPixels; ++row) std::fill(patches + row * patch_stride_ + (last - first), patches + row * patch_stride_ + padded, 0.0f);
+    for (int row = 0; row < kPixels; ++row)
+      std::fill(patches + row * patch_stride_ + (last - first), patches + row * patch_stride_ + padded, 0.0f);
     const std::size_t begin = part_begin(pixels_, part, pixel_parts_), end = part_begin(pixels_, part + 1, pixel_parts_);
     if (begin == end) {
       for (int o = 0; o < outputs; ++o) std::fill_n(tile + std::size_t(o) * depth_, last - first, 0.0f);
@@ -99,8 +102,8 @@ class WeightGradientKernel final : public Kernel {
     for (std::size_t pixel = begin; pixel < end; pixel += kPixels) {
       const int count = static_cast<int>(std::min<std::size_t>(kPixels, end - pixel));
       patches_.gather(source, group, pixel, count, first, last, patches, patch_stride_);
-      multiply_transposed(isa_, outputs, last - first, count, incoming + pixel * geometry_.output_channels + channel, geometry_.output_channels,
-                          patches, patch_stride_, tile, depth_, pixel == begin);
+      multiply_transposed(isa_, outputs, last - first, count, incoming + pixel * geometry_.output_channels + channel,
+                          geometry_.output_channels, patches, patch_stride_, tile, depth_, pixel == begin);
     }
   }
 
@@ -131,7 +134,8 @@ class WeightGradientKernel final : public Kernel {
 
 }  // namespace
 
-std::unique_ptr<Kernel> make_weight_gradient(const ConvolutionGeometry& geometry, const WeightLayout& layout, int images, bool is_transposed) {
+std::unique_ptr<Kernel> make_weight_gradient(const ConvolutionGeometry& geometry, const WeightLayout& layout, int images,
+                                             bool is_transposed) {
   if (is_depthwise(geometry)) return make_depthwise_weight_gradient(geometry, layout, images, is_transposed);
   return std::make_unique<WeightGradientKernel>(geometry, layout, images, is_transposed);
 }

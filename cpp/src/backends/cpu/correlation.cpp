@@ -46,7 +46,8 @@ void Correlation::choose_parts() {
   const std::size_t units = std::size_t(shape_.groups) * packed_.panels();
   pixel_parts_ = (pixels_ + block - 1) / block;
   // A block of sub-pixels is written as a whole. Else few pixels, as of a fully connected layer, are shared out by channels.
-  if (shape_.sub_pixel_scale == 1 && pixel_parts_ < kTasks) column_parts_ = std::min(units, (kTasks + pixel_parts_ - 1) / pixel_parts_);
+  if (shape_.sub_pixel_scale == 1 && pixel_parts_ < kTasks)
+    column_parts_ = std::min(units, (kTasks + pixel_parts_ - 1) / pixel_parts_);
   const std::size_t rows = std::min<std::size_t>(block, pixels_ / pixel_parts_ + 1);
   // An odd number of cache lines, so that rows do not fall on each other.
   gather_stride_ = round_up(packed_.max_block_depth(), 16) | 16;
@@ -57,25 +58,29 @@ void Correlation::choose_parts() {
 void Correlation::pack(const float* weights, const float* bias) {
   const int panels = packed_.panels(), blocks = packed_.blocks();
   parallel_for(std::size_t(shape_.groups) * panels * blocks, [&](std::size_t task, int) {
-    pack_panel(weights, static_cast<int>(task / panels / blocks), static_cast<int>(task / panels % blocks), static_cast<int>(task % panels));
+    pack_panel(weights, static_cast<int>(task / panels / blocks), static_cast<int>(task / panels % blocks),
+               static_cast<int>(task % panels));
   });
   if (!bias) return;
   const int channels = packed_.columns();
   for (int group = 0; group < shape_.groups; ++group)
-    std::copy_n(bias + std::ptrdiff_t(group) * channels, channels, start_.data() + std::ptrdiff_t(group) * packed_.padded_columns());
+    std::copy_n(bias + std::ptrdiff_t(group) * channels, channels,
+                start_.data() + std::ptrdiff_t(group) * packed_.padded_columns());
 }
 
 void Correlation::pack_panel(const float* weights, int group, int block, int panel) {
   const int channels = shape_.source_channels / shape_.groups, taps_x = static_cast<int>(weights_.taps_x.size());
   float* to = packed_weights_.data() + group * packed_.count() + packed_.offset(block, panel);
-  const float* from = weights + weights_.offset + group * weights_.group + std::ptrdiff_t(panel) * isa_.tile_columns() * weights_.result;
+  const float* from =
+      weights + weights_.offset + group * weights_.group + std::ptrdiff_t(panel) * isa_.tile_columns() * weights_.result;
   const int begin = packed_.block_begin(block), end = packed_.block_begin(block + 1);
   const int columns = packed_.panel_columns(panel), stride = packed_.panel_stride(panel);
   for (int k = begin; k < end;) {
     const int tap = k / channels, channel = k % channels, count = std::min(channels - channel, end - k);
-    const float* source =
-        from + weights_.taps_y[tap / taps_x] * weights_.y + weights_.taps_x[tap % taps_x] * weights_.x + channel * weights_.source;
-    pack_rows(source, weights_.source, weights_.result, count, columns, to + std::ptrdiff_t(k - begin) * stride, stride, stride - columns);
+    const float* source = from + weights_.taps_y[tap / taps_x] * weights_.y + weights_.taps_x[tap % taps_x] * weights_.x +
+                          channel * weights_.source;
+    pack_rows(source, weights_.source, weights_.result, count, columns, to + std::ptrdiff_t(k - begin) * stride, stride,
+              stride - columns);
     k += count;
   }
 }
@@ -96,12 +101,13 @@ void Correlation::multiply_group(int group, Range panels, std::size_t first_pixe
       patches_.gather(source, group, first_pixel, pixels, begin, end, rows, a_stride);
       a = rows;
     }
-    multiply_rows(isa_, pixels, a, a_stride, packed_, weights, block, panels, result + std::ptrdiff_t(group) * packed_.columns(), stride,
-                  block == 0 ? start : nullptr);
+    multiply_rows(isa_, pixels, a, a_stride, packed_, weights, block, panels, result + std::ptrdiff_t(group) * packed_.columns(),
+                  stride, block == 0 ? start : nullptr);
   }
 }
 
-void Correlation::run_task(std::size_t task, const float* source, float* result, const NNNeuronDescriptor* neuron, float* scratch) const {
+void Correlation::run_task(std::size_t task, const float* source, float* result, const NNNeuronDescriptor* neuron,
+                           float* scratch) const {
   const std::size_t pixel_part = task / column_parts_, column_part = task % column_parts_;
   const std::size_t first_pixel = part_begin(pixels_, pixel_part, pixel_parts_);
   const int pixels = static_cast<int>(part_begin(pixels_, pixel_part + 1, pixel_parts_) - first_pixel);
@@ -112,8 +118,8 @@ void Correlation::run_task(std::size_t task, const float* source, float* result,
   float* values = is_scattered_ ? scratch + values_offset_ : result + first_pixel * shape_.result_channels;
 
   for (int group = first_unit / panels; group * panels < last_unit; ++group)
-    multiply_group(group, {std::max(0, first_unit - group * panels), std::min(panels, last_unit - group * panels)}, first_pixel, pixels, source,
-                   values, shape_.result_channels, scratch);
+    multiply_group(group, {std::max(0, first_unit - group * panels), std::min(panels, last_unit - group * panels)}, first_pixel,
+                   pixels, source, values, shape_.result_channels, scratch);
   if (neuron && has_whole_pixels()) apply_neuron(*neuron, values, pixels, shape_.result_channels);
   if (!is_scattered_) return;
   const auto channel_of = [&](int unit) {
@@ -126,8 +132,8 @@ void Correlation::scatter(std::size_t first_pixel, int pixels, Range channels, c
   const Axis &y = shape_.window.y, &x = shape_.window.x;
   for (int pixel = 0; pixel < pixels; ++pixel) {
     const std::size_t index = first_pixel + pixel;
-    scatter_pixel(static_cast<int>(index / x.output / y.output), static_cast<int>(index / x.output % y.output), static_cast<int>(index % x.output),
-                  channels, values + std::size_t(pixel) * shape_.result_channels, result);
+    scatter_pixel(static_cast<int>(index / x.output / y.output), static_cast<int>(index / x.output % y.output),
+                  static_cast<int>(index % x.output), channels, values + std::size_t(pixel) * shape_.result_channels, result);
   }
 }
 
@@ -142,7 +148,8 @@ void Correlation::scatter_pixel(int image, int i, int j, Range channels, const f
     return;
   }
   for (int y = 0; y < r; ++y)
-    std::memcpy(place(i * r + y, j * r), values + std::ptrdiff_t(y) * r * sub_channels, std::size_t(r) * sub_channels * sizeof(float));
+    std::memcpy(place(i * r + y, j * r), values + std::ptrdiff_t(y) * r * sub_channels,
+                std::size_t(r) * sub_channels * sizeof(float));
 }
 
 }  // namespace mpsnn::cpu

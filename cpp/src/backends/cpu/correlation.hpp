@@ -15,8 +15,8 @@ struct CorrelationShape {
   Window window;  ///< from source pixels to the pixels computed
   int images = 0, source_channels = 1, result_channels = 1, groups = 1;
   ImageEdgeMode edge_mode = ImageEdgeMode::Zero;
-  /// Computed pixel (i, j) is pixel (first_y + i * step_y, first_x + j * step_x) of the result, with sub_pixel_scale r > 1 a block
-  /// of r x r pixels from (i * r, j * r) on.
+  /// Computed pixel (i, j) is pixel (first_y + i * step_y, first_x + j * step_x) of the result, with sub_pixel_scale r > 1 a
+  /// block of r x r pixels from (i * r, j * r) on.
   int result_height = 1, result_width = 1, first_y = 0, first_x = 0, step_y = 1, step_x = 1, sub_pixel_scale = 1;
 };
 
@@ -47,8 +47,8 @@ class Correlation {
  private:
   void choose_parts();
   void pack_panel(const float* weights, int group, int block, int panel);
-  void multiply_group(int group, Range panels, std::size_t first_pixel, int pixels, const float* source, float* result, std::size_t stride,
-                      float* scratch) const;
+  void multiply_group(int group, Range panels, std::size_t first_pixel, int pixels, const float* source, float* result,
+                      std::size_t stride, float* scratch) const;
   void scatter(std::size_t first_pixel, int pixels, Range channels, const float* values, float* result) const;
   void scatter_pixel(int image, int i, int j, Range channels, const float* values, float* result) const;
 

@@ -36,7 +36,8 @@ class DepthwiseKernel : public Kernel {
  protected:
   std::ptrdiff_t weight_offset(int output, int tap) const {
     const int x_taps = geometry_.window.x.kernel;
-    return output / multiplier_ * layout_.group + output % multiplier_ * layout_.output + tap / x_taps * layout_.y + tap % x_taps * layout_.x;
+    return output / multiplier_ * layout_.group + output % multiplier_ * layout_.output + tap / x_taps * layout_.y +
+           tap % x_taps * layout_.x;
   }
 
   void pack(const float* weights, float* packed) const {
@@ -107,7 +108,8 @@ class DepthwiseForward final : public DepthwiseKernel {
     }
   }
 
-  int list_taps(std::size_t row, int j, Range taps_x, const float* x, const float** sources, const float** weights, float* repeated) const {
+  int list_taps(std::size_t row, int j, Range taps_x, const float* x, const float** sources, const float** weights,
+                float* repeated) const {
     const Axis &rows = geometry_.window.y, &columns = geometry_.window.x;
     const std::size_t image = row / rows.output;
     const int i = static_cast<int>(row % rows.output);
@@ -163,7 +165,8 @@ class DepthwiseDataGradient final : public DepthwiseKernel {
     const std::size_t line = std::size_t(x_.axis.input) * channels_;
     parallel_ranges(images_ * y_.axis.input, line * taps_, [&](std::size_t begin, std::size_t end, int thread) {
       for (std::size_t row = begin; row < end; ++row)
-        run_row(row, incoming, folds_ ? nullptr : bias, target + row * line, scratch + threads_offset_ + thread * thread_.floats());
+        run_row(row, incoming, folds_ ? nullptr : bias, target + row * line,
+                scratch + threads_offset_ + thread * thread_.floats());
     });
     const Axis &y = geometry_.window.y, &x = geometry_.window.x;
     if (folds_) fold_repetitions(y_, x_, y.input, x.input, static_cast<int>(images_), channels_, bias, target, result);
@@ -246,7 +249,8 @@ class DepthwiseWeightGradient final : public DepthwiseKernel {
 
   void run(const KernelCall& call) override {
     float* scratch = static_cast<float*>(call.scratch);
-    if (float* bias = call.output<float>(1)) sum_pixels(call.input<float>(0), bias_pixels_, bias_channels_, scratch + bias_offset_, bias);
+    if (float* bias = call.output<float>(1))
+      sum_pixels(call.input<float>(0), bias_pixels_, bias_channels_, scratch + bias_offset_, bias);
     float* weights = call.output<float>(0);
     if (!weights) return;
     const float* incoming = call.input<float>(is_transposed_ ? 1 : 0);
@@ -316,8 +320,8 @@ std::unique_ptr<Kernel> make_depthwise_data_gradient(const ConvolutionGeometry& 
   return std::make_unique<DepthwiseDataGradient>(geometry, layout, images, epilogue);
 }
 
-std::unique_ptr<Kernel> make_depthwise_weight_gradient(const ConvolutionGeometry& geometry, const WeightLayout& layout, int images,
-                                                       bool is_transposed) {
+std::unique_ptr<Kernel> make_depthwise_weight_gradient(const ConvolutionGeometry& geometry, const WeightLayout& layout,
+                                                       int images, bool is_transposed) {
   return std::make_unique<DepthwiseWeightGradient>(geometry, layout, images, is_transposed);
 }
 

@@ -22,7 +22,8 @@ inline Four low_halves(Four a, Four b) { return __builtin_shuffle(a, b, FourIndi
 inline Four high_halves(Four a, Four b) { return __builtin_shuffle(a, b, FourIndices{2, 3, 6, 7}); }
 
 inline void transpose_four(const float* source, std::ptrdiff_t source_stride, float* result, int result_stride) {
-  const Four a = load(source), b = load(source + source_stride), c = load(source + 2 * source_stride), d = load(source + 3 * source_stride);
+  const Four a = load(source), b = load(source + source_stride), c = load(source + 2 * source_stride),
+             d = load(source + 3 * source_stride);
   const Four ab_low = low_pairs(a, b), ab_high = high_pairs(a, b), cd_low = low_pairs(c, d), cd_high = high_pairs(c, d);
   store(result, low_halves(ab_low, cd_low));
   store(result + result_stride, high_halves(ab_low, cd_low));
@@ -71,8 +72,8 @@ std::size_t PackedShape::offset(int block, int panel) const {
   return std::size_t(block_begin(block)) * padded_columns_ + std::size_t(block_depth(block)) * panel * tile_columns_;
 }
 
-void pack_rows(const float* source, std::ptrdiff_t depth_stride, std::ptrdiff_t column_stride, int depth, int columns, float* panel,
-               int panel_stride, int zeros) {
+void pack_rows(const float* source, std::ptrdiff_t depth_stride, std::ptrdiff_t column_stride, int depth, int columns,
+               float* panel, int panel_stride, int zeros) {
   int transposed_depth = 0, transposed_columns = 0;
   if (depth_stride == 1) {
     transposed_depth = depth / 4 * 4;
@@ -93,15 +94,16 @@ void pack_rows(const float* source, std::ptrdiff_t depth_stride, std::ptrdiff_t 
   }
 }
 
-void multiply_rows(const Isa& isa, int rows, const float* a, std::size_t a_stride, const PackedShape& shape, const float* b, int block,
-                   Range panels, float* c, std::size_t c_stride, const float* start) {
+void multiply_rows(const Isa& isa, int rows, const float* a, std::size_t a_stride, const PackedShape& shape, const float* b,
+                   int block, Range panels, float* c, std::size_t c_stride, const float* start) {
   const int depth = shape.block_depth(block);
   for (int panel = panels.begin; panel < panels.end; ++panel) {
     const int first_column = panel * isa.tile_columns(), columns = shape.panel_columns(panel), stride = shape.panel_stride(panel);
     const float* right = b + shape.offset(block, panel);
     for_row_tiles(isa, rows, [&](int row, int count) {
-      tile_for(isa, isa.row_tiles, count, columns)(depth, a + row * a_stride, a_stride, right, stride, c + row * c_stride + first_column,
-                                                   c_stride, start ? start + first_column : nullptr, columns);
+      tile_for(isa, isa.row_tiles, count, columns)(depth, a + row * a_stride, a_stride, right, stride,
+                                                   c + row * c_stride + first_column, c_stride,
+                                                   start ? start + first_column : nullptr, columns);
     });
   }
 }
@@ -111,8 +113,9 @@ void multiply_transposed(const Isa& isa, int rows, int columns, int depth, const
   for (int column = 0; column < columns; column += isa.tile_columns()) {
     const int count = std::min(isa.tile_columns(), columns - column);
     for_row_tiles(isa, rows, [&](int row, int row_count) {
-      tile_for(isa, isa.column_tiles, row_count, count)(depth, a + row, a_stride, b + column, b_stride, c + row * c_stride + column,
-                                                        c_stride, overwrites ? kZeros : nullptr, count);
+      tile_for(isa, isa.column_tiles, row_count, count)(depth, a + row, a_stride, b + column, b_stride,
+                                                        c + row * c_stride + column, c_stride, overwrites ? kZeros : nullptr,
+                                                        count);
     });
   }
 }

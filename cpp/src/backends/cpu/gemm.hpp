@@ -56,7 +56,8 @@ class ScratchLayout {
 };
 
 /// How a depth x columns matrix is cut for the micro-kernel: into blocks of at most kMaxDepth rows, each into panels as wide as a
-/// tile, the last one only as many vectors as it needs. Inside a panel, rows lie behind one another. Blocks are cut at multiples of `unit`.
+/// tile, the last one only as many vectors as it needs. Inside a panel, rows lie behind one another. Blocks are cut at multiples
+/// of `unit`.
 class PackedShape {
  public:
   PackedShape(const Isa& isa, int depth, int columns, int unit = 1);
@@ -83,15 +84,15 @@ class PackedShape {
   int lanes_, tile_columns_, depth_, columns_, unit_, blocks_, panels_, padded_columns_;
 };
 
-/// panel[k * panel_stride + j] := source[k * depth_stride + j * column_stride], and `zeros` zeros behind each row. One of the source's
-/// strides should be 1.
-void pack_rows(const float* source, std::ptrdiff_t depth_stride, std::ptrdiff_t column_stride, int depth, int columns, float* panel,
-               int panel_stride, int zeros);
+/// panel[k * panel_stride + j] := source[k * depth_stride + j * column_stride], and `zeros` zeros behind each row. One of the
+/// source's strides should be 1.
+void pack_rows(const float* source, std::ptrdiff_t depth_stride, std::ptrdiff_t column_stride, int depth, int columns,
+               float* panel, int panel_stride, int zeros);
 
-/// c[i][j] (+)= sum over k of a[i * a_stride + k] * b[k][j] for one block of the packed matrix `b` and the panels [first, last). `c`
-/// is the result's column 0. With `start` (padded_columns() values) the sum begins there, else it is added to c.
-void multiply_rows(const Isa& isa, int rows, const float* a, std::size_t a_stride, const PackedShape& shape, const float* b, int block,
-                   Range panels, float* c, std::size_t c_stride, const float* start);
+/// c[i][j] (+)= sum over k of a[i * a_stride + k] * b[k][j] for one block of the packed matrix `b` and the panels [first, last).
+/// `c` is the result's column 0. With `start` (padded_columns() values) the sum begins there, else it is added to c.
+void multiply_rows(const Isa& isa, int rows, const float* a, std::size_t a_stride, const PackedShape& shape, const float* b,
+                   int block, Range panels, float* c, std::size_t c_stride, const float* start);
 
 /// c[i][j] (+)= sum over k of a[k * a_stride + i] * b[k * b_stride + j]; rows of `b` are padded to whole vectors. It begins with
 /// zero when `overwrites`, else it is added to c.

@@ -9,7 +9,9 @@
 namespace mpsnn::cpu {
 namespace {
 
-bool is_pointwise(const Axis& axis) { return axis.kernel == 1 && axis.stride == 1 && axis.before == 0 && axis.input == axis.output; }
+bool is_pointwise(const Axis& axis) {
+  return axis.kernel == 1 && axis.stride == 1 && axis.before == 0 && axis.input == axis.output;
+}
 
 template <int Count>
 inline void copy_ends(float* to, const float* from, int count) {
@@ -97,7 +99,8 @@ void Patches::gather_patch(const float* image, int line, int column, int first, 
   const std::size_t line_floats = std::size_t(x.input) * channels_;
   const int first_tap = first / line_depth, last_tap = (last - 1) / line_depth + 1;
   const bool is_whole_lines = has_long_runs_ && first == first_tap * line_depth && last == last_tap * line_depth;
-  if (is_whole_lines && y.tap(line, first_tap) >= 0 && y.tap(line, last_tap - 1) < y.input && taps_inside_[column].size() == x.kernel) {
+  if (is_whole_lines && y.tap(line, first_tap) >= 0 && y.tap(line, last_tap - 1) < y.input &&
+      taps_inside_[column].size() == x.kernel) {
     const float* from = image + y.tap(line, first_tap) * line_floats + std::size_t(x.origin(column)) * channels_;
     return copy_lines(row, from, y.dilation * line_floats, last_tap - first_tap, line_depth);
   }

@@ -19,8 +19,9 @@ const Isa& choose() {
       {&kGenericIsa, true},
 #if defined(__x86_64__)
       {&kAvx2Isa, __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")},
-      {&kAvx512Isa, __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq") &&
-                        __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("fma")},
+      {&kAvx512Isa, __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512vl") &&
+                        __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512bw") &&
+                        __builtin_cpu_supports("fma")},
 #elif defined(__aarch64__)
       {&kNeonIsa, true},
 #endif

@@ -25,8 +25,12 @@ inline void store_part(float* p, Vector v, int count) {
 #elif MPSNN_ISA_LANES == 8 && defined(__AVX2__)
 typedef int Mask __attribute__((vector_size(32)));
 inline Mask first_lanes(int count) { return Mask{0, 1, 2, 3, 4, 5, 6, 7} < count; }
-inline Vector load_part(const float* p, int count) { return __builtin_ia32_maskloadps256(reinterpret_cast<const Vector*>(p), first_lanes(count)); }
-inline void store_part(float* p, Vector v, int count) { __builtin_ia32_maskstoreps256(reinterpret_cast<Vector*>(p), first_lanes(count), v); }
+inline Vector load_part(const float* p, int count) {
+  return __builtin_ia32_maskloadps256(reinterpret_cast<const Vector*>(p), first_lanes(count));
+}
+inline void store_part(float* p, Vector v, int count) {
+  __builtin_ia32_maskstoreps256(reinterpret_cast<Vector*>(p), first_lanes(count), v);
+}
 #else
 inline Vector load_part(const float* p, int count) {
   Vector v = {};
@@ -152,8 +156,8 @@ constexpr TileTable<ColumnOperand> kColumnTiles;
 
 /// Four vectors at a time: a chain of additions waits four cycles for each, so one alone would run at an eighth of the speed.
 template <int Vectors>
-inline __attribute__((always_inline)) void sum_products_strip(std::size_t i, std::size_t terms, const float* const* a, const float* const* b,
-                                                              const float* start, float* result) {
+inline __attribute__((always_inline)) void sum_products_strip(std::size_t i, std::size_t terms, const float* const* a,
+                                                              const float* const* b, const float* start, float* result) {
   Vector sum[Vectors] = {};
   for (std::size_t t = 0; t < terms; ++t) {
 #pragma GCC unroll 4

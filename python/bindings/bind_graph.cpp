@@ -1,0 +1,194 @@
+// SPDX-License-Identifier: Apache-2.0
+#include <fstream>
+#include <sstream>
+
+#include "bindings.hpp"
+
+namespace mpsnn::python {
+namespace {
+
+py::list handle_list(const std::vector<HandlePtr>& handles) {
+  py::list result;
+  for (const HandlePtr& handle : handles) result.append(object_of(handle));
+  return result;
+}
+
+std::vector<StatePtr> states_of(const py::object& list) {
+  std::vector<StatePtr> states;
+  if (list.is_none()) return states;
+  for (const py::handle item : list) states.push_back(item.cast<StatePtr>());
+  return states;
+}
+
+/// One image for a graph with one result, a list for several; exports go into the caller's lists.
+py::object deliver(const EncodedResults& results, const py::object& intermediate_images, const py::object& destination_states) {
+  if (!intermediate_images.is_none())
+    for (const ImagePtr& image : results.intermediate_images) intermediate_images.attr("append")(image);
+  if (!destination_states.is_none())
+    for (const StatePtr& state : results.destination_states) destination_states.attr("append")(state);
+  return results.result_images.size() == 1 ? py::cast(results.result_images.front()) : py::cast(results.result_images);
+}
+
+py::object encode(NNGraph& graph, CommandBuffer& command_buffer, const py::object& source_images, const py::object& source_states,
+                  const py::object& intermediate_images, const py::object& destination_states) {
+  const auto images = images_of(source_images, "source_images");
+  const auto states = states_of(source_states);
+  EncodedResults results;
+  {
+    py::gil_scoped_release release;
+    results = graph.encode(command_buffer, images, states);
+  }
+  return deliver(results, intermediate_images, destination_states);
+}
+
+py::object run(NNGraph& graph, const py::object& source_images, const py::object& source_states, const py::object& intermediate_images,
+               const py::object& destination_states) {
+  const auto images = images_of(source_images, "source_images");
+  const auto states = states_of(source_states);
+  EncodedResults results;
+  {
+    py::gil_scoped_release release;
+    results = graph.run(images, states);
+  }
+  return deliver(results, intermediate_images, destination_states);
+}
+
+py::object encode_batch(NNGraph& graph, CommandBuffer& command_buffer, const py::list& source_images, const py::object& source_states,
+                        const py::object& intermediate_images, const py::object& destination_states) {
+  std::vector<ImageBatch> images;
+  for (const py::handle batch : source_images) images.push_back(images_of(py::reinterpret_borrow<py::object>(batch), "a batch of source_images"));
+  std::vector<StateBatch> states;
+  if (!source_states.is_none())
+    for (const py::handle batch : source_states) states.push_back(states_of(py::reinterpret_borrow<py::object>(batch)));
+  EncodedBatches results;
+  {
+    py::gil_scoped_release release;
+    results = graph.encode_batch(command_buffer, images, states);
+  }
+  if (!intermediate_images.is_none())
+    for (const ImageBatch& batch : results.intermediate_images) intermediate_images.attr("append")(batch);
+  if (!destination_states.is_none())
+    for (const StatePtr& state : results.destination_states) destination_states.attr("append")(state);
+  return results.result_images.size() == 1 ? py::cast(results.result_images.front()) : py::cast(results.result_images);
+}
+
+std::shared_ptr<CommandBuffer> execute_async(NNGraph& graph, const py::object& source_images, std::function<void(py::object, py::object)> handler) {
+  const auto images = images_of(source_images, "source_images");
+  py::gil_scoped_release release;
+  return graph.execute_async(images, [handler = std::move(handler)](const EncodedResults& results, std::exception_ptr error) {
+    py::gil_scoped_acquire gil;
+    py::object caught = py::none();
+    if (error) {
+      try {
+        py::cpp_function([error] { std::rethrow_exception(error); })();
+      } catch (py::error_already_set& e) {
+        caught = e.value();
+      }
+    }
+    handler(error ? py::object(py::none()) : py::cast(results.result_images.front()), caught);
+  });
+}
+
+void save(const std::string& path, const std::vector<ImageNodePtr>& results) {
+  const std::string text = save_structure(results);
+  std::ofstream file(path, std::ios::binary);
+  file << text;
+  if (!file.flush()) throw FileError("could not write \"" + path + "\".", {.label = path, .expected = "a writable file", .hint = "check the folder and the space left"});
+}
+
+std::vector<ImageNodePtr> load_result_images(const std::string& path, const py::object& data_sources) {
+  std::ifstream file(path, std::ios::binary);
+  std::ostringstream text;
+  if (!file || !(text << file.rdbuf()))
+    throw FileError("could not read \"" + path + "\".", {.label = path, .expected = "a saved graph", .hint = "check the path"});
+  DataSources sources;
+  for (const py::handle source : data_sources) {
+    if (py::isinstance<CNNConvolutionDataSource>(source)) sources.convolutions.push_back(source.cast<ConvolutionDataSourcePtr>());
+    else sources.batch_normalizations.push_back(source.cast<BatchNormalizationDataSourcePtr>());
+  }
+  return load_structure(text.str(), sources);
+}
+
+std::vector<Shape> shapes_of(const std::vector<std::tuple<int, int, int, int>>& tuples) {
+  std::vector<Shape> shapes;
+  for (const auto& [images, height, width, channels] : tuples) shapes.push_back({images, height, width, channels});
+  return shapes;
+}
+
+void bind_plan(py::module_& m) {
+  py::class_<PlannedOperation>(m, "PlannedOperation", "One row of a plan.")
+      .def_readonly("operation", &PlannedOperation::operation)
+      .def_readonly("node", &PlannedOperation::node)
+      .def_readonly("algorithm", &PlannedOperation::algorithm)
+      .def_readonly("result", &PlannedOperation::result)
+      .def_readonly("flops", &PlannedOperation::flops)
+      .def_readonly("bytes", &PlannedOperation::bytes, "operands read and written");
+  py::class_<PlanReport>(m, "PlanReport", "What a step would do: operations, flops and memory. print() shows the table.")
+      .def_readonly("operations", &PlanReport::operations)
+      .def_readonly("flops", &PlanReport::flops)
+      .def_readonly("arena_bytes", &PlanReport::arena_bytes, "images, states and scratch, laid out by lifetimes")
+      .def_readonly("unshared_bytes", &PlanReport::unshared_bytes, "the same images without sharing")
+      .def_readonly("parameter_bytes", &PlanReport::parameter_bytes, "parameters and their gradients")
+      .def("__str__", &PlanReport::text);
+}
+
+}  // namespace
+
+void bind_graph(py::module_& m) {
+  bind_plan(m);
+  py::class_<NNGraph, std::shared_ptr<NNGraph>>(m, "MPSNNGraph", R"(Everything that its results need, ready to run (MPS_SEMANTICS 20).
+
+Args:
+    device: a Device, its name, or None for the default one.
+    result_image: the image node to compute; or result_images, a list.
+    result_image_is_needed: False when only the weight updates matter; or results_are_needed, one flag per image.
+
+Data sources are loaded now. Raises GraphError for nodes that cannot be run, WeightError for data sources of wrong size.)")
+      .def(py::init([](const py::object& device, const ImageNodePtr& result, bool is_needed) { return std::make_shared<NNGraph>(device_of(device), result, is_needed); }),
+           "device"_a, "result_image"_a, "result_image_is_needed"_a = true)
+      .def(py::init([](const py::object& device, const std::vector<ImageNodePtr>& results, const std::optional<std::vector<bool>>& needed) {
+             return std::make_shared<NNGraph>(device_of(device), results, needed.value_or(std::vector<bool>{}));
+           }), "device"_a, "result_images"_a, "results_are_needed"_a = py::none())
+      .def_property_readonly("device", [](const NNGraph& g) { return std::const_pointer_cast<Device>(g.device()); })
+      .def_readwrite("label", &NNGraph::label)
+      .def_readwrite("format", &NNGraph::format)
+      .def_readwrite("options", &NNGraph::options)
+      .def_readwrite("output_state_is_temporary", &NNGraph::output_state_is_temporary)
+      .def_readwrite("trap_nonfinite", &NNGraph::trap_nonfinite, "Drop a step whose losses or gradients are not finite, and name the first node that made such a number.")
+      .def_property_readonly("source_image_handles", [](const NNGraph& g) { return handle_list(g.source_image_handles()); }, "The order in which encode expects its images.")
+      .def_property_readonly("source_state_handles", [](const NNGraph& g) { return handle_list(g.source_state_handles()); }, "The order in which encode expects its states.")
+      .def_property_readonly("intermediate_image_handles", [](const NNGraph& g) { return handle_list(g.intermediate_image_handles()); })
+      .def_property_readonly("result_state_handles", [](const NNGraph& g) { return handle_list(g.result_state_handles()); })
+      .def_property_readonly("result_handle", [](const NNGraph& g) { return object_of(g.result_handle()); })
+      .def_property_readonly("result_image_is_needed", &NNGraph::result_image_is_needed)
+      .def_property_readonly("nodes", &NNGraph::nodes, "Filter nodes in execution order.")
+      .def_property_readonly("result_images", &NNGraph::result_image_nodes, "The image nodes that the graph was made for.")
+      .def_property("encode_count", &NNGraph::encode_count, &NNGraph::set_encode_count, "Encodes so far: dropout masks depend on it. Set it to continue an interrupted training.")
+      .def("encode", &encode, "command_buffer"_a, "source_images"_a, "source_states"_a = py::none(), "intermediate_images"_a = py::none(), "destination_states"_a = py::none(),
+           R"(Records one step and returns its result image (None when not needed, a list when there are several); valid after completion.
+
+source_images: one array or MPSImage (N x H x W x C) per input, all with the same N. source_states: one MPSCNNLossLabels per loss node.
+intermediate_images, destination_states: lists to which exported images and states are appended.)")
+      .def("encode_batch", &encode_batch, "command_buffer"_a, "source_images"_a, "source_states"_a = py::none(), "intermediate_images"_a = py::none(),
+           "destination_states"_a = py::none(), "The same for batches as MPS passes them: per input a list of single images, per loss node a list of labels.")
+      .def("run", &run, "source_images"_a, "source_states"_a = py::none(), "intermediate_images"_a = py::none(), "destination_states"_a = py::none(),
+           "encode, commit and wait: the results are valid on return.")
+      .def("execute_async", &execute_async, "source_images"_a, "completion_handler"_a, "Runs on a queue of the graph's own; completion_handler(image, error) is called from its thread.")
+      .def("reload_from_data_sources", [](NNGraph& g) {
+        py::gil_scoped_release release;
+        g.reload_from_data_sources();
+      }, "Reads every data source again. No step may be in flight.")
+      .def("export_weights", &NNGraph::export_weights, "data_source"_a, "A copy of the weights that the kernels use now.")
+      .def("plan", [](NNGraph& g, const std::vector<std::tuple<int, int, int, int>>& shapes) { return g.plan(shapes_of(shapes)); }, "source_shapes"_a,
+           "What a step would do for source images of these (N, H, W, C) shapes. Raises what encode would raise for them.")
+      .def("save", [](const NNGraph& g, const std::string& path) { save(path, g.result_image_nodes()); }, "path"_a, "Writes the structure as JSON: nodes and parameters, no weights.")
+      .def_static("load", [](const std::string& path, const py::object& device, const py::object& data_sources, std::optional<std::vector<bool>> needed) {
+             return std::make_shared<NNGraph>(device_of(device), load_result_images(path, data_sources), needed.value_or(std::vector<bool>{}));
+           }, "path"_a, "device"_a = py::none(), "data_sources"_a = py::list(), "results_are_needed"_a = py::none(),
+           "A graph from a file of save(). data_sources are found by their labels. Raises FileError for other files, WeightError for missing data sources.")
+      .def("node_name", &NNGraph::node_name, "node"_a, "How errors and plans call the node.")
+      .def_property_readonly("debug_description", &NNGraph::debug_description);
+  m.def("load_result_images", &load_result_images, "path"_a, "data_sources"_a = py::list(), "The result image nodes of a saved graph, to build on.");
+}
+
+}  // namespace mpsnn::python

@@ -1,0 +1,25 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Every public name of mpsnn: the compiled classes, the errors, and what is written in Python."""
+
+import enum as _enum
+
+from . import _mpsnn
+from ._mpsnn import *  # noqa: F403
+from .errors import DeviceError, Error, FileError, GraphError, OptionError, ShapeError, WeightError  # noqa: F401
+
+# Apple's flat constants too, so that code written for other bindings runs: MPSCNNNeuronTypeReLU is MPSCNNNeuronType.ReLU.
+for _type in list(vars(_mpsnn).values()):
+    if isinstance(_type, type) and issubclass(_type, _enum.Enum) and _type.__name__.startswith("MPS"):
+        globals().update(
+            {_type.__name__ + _name: _member for _name, _member in _type.__members__.items() if _name != "None_"}
+        )
+
+
+def __getattr__(name):
+    # The trainer and the data sets import this package themselves: they come last, when they are asked for.
+    from importlib import import_module
+
+    modules = {"Trainer": "trainer", "Dataset": "datasets", "digits": "datasets", "fashion_mnist": "datasets"}
+    if name not in modules:
+        raise AttributeError(f"module 'mpsnn' has no attribute {name!r}", name=name)
+    return getattr(import_module("mpsnn." + modules[name]), name)
