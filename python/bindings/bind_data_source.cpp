@@ -7,14 +7,14 @@ namespace mpsnn::python {
 namespace {
 
 /// An array that a Python data source returned, as `type`; kept alive until the graph has read it.
-WeightArray weight_array(const py::object& array, DataType type, const char* what) {
+WeightArray weight_array(const py::object& array, DataType type, const char* what, const std::string& label) {
   if (array.is_none()) return {};
   const char* name = type == DataType::Float16 ? "float16" : type == DataType::UInt8 ? "uint8" : "float32";
   py::object dense = py::module_::import("numpy").attr("ascontiguousarray")(array);
   const std::string given = py::str(dense.attr("dtype")).cast<std::string>();
   if (given != name)
-    throw WeightError(std::string("a data source returned ") + what + " of another type than it says.",
-                      {.node = "data source", .label = what, .expected = name, .actual = given, .hint = std::string("return an array of ") + name});
+    throw WeightError("data source \"" + label + "\" returned " + what + " of another type than it says.",
+                      {.node = "data source", .label = label, .expected = name, .actual = given, .hint = std::string("return an array of ") + name});
   const auto numbers = dense.cast<py::array>();
   return {numbers.data(), static_cast<std::size_t>(numbers.size()), keep_object(dense)};
 }
@@ -33,6 +33,26 @@ Result call_or(Result otherwise, const Base* self, const char* name, Arguments&&
   return result.is_none() ? otherwise : result.cast<Result>();
 }
 
+/// What a GPU-style update returned: a state, or None for "no change".
+template <class StateType>
+std::shared_ptr<StateType> returned_state(const py::object& result, const char* method, const char* class_name, const std::string& label) {
+  if (result.is_none()) return nullptr;
+  if (!py::isinstance<StateType>(result))
+    throw WeightError("data source \"" + label + "\": " + method + "() returned something that is no state.",
+                      {.node = "data source", .label = label, .expected = std::string(class_name) + ", or None", .actual = py::str(py::type::of(result)).cast<std::string>(),
+                       .hint = "return the state that the recorded work fills"});
+  return result.cast<std::shared_ptr<StateType>>();
+}
+
+/// Throws unless the Python class defines what the protocol cannot do without.
+template <class Base>
+void require_method(const Base* self, const char* method, const std::string& label) {
+  py::gil_scoped_acquire gil;
+  if (py::get_override(self, method)) return;
+  throw WeightError("data source \"" + label + "\" does not define " + method + "().",
+                    {.node = "data source", .label = label, .expected = std::string("a method ") + method, .actual = "none", .hint = "see the class's documentation"});
+}
+
 /// A source with a CPU-style update on a node that trains in GPU style would silently never learn.
 template <class Base>
 void require_gpu_update(const Base* self, const char* cpu_name, const std::string& label) {
@@ -48,14 +68,17 @@ class PyConvolutionDataSource : public CNNConvolutionDataSource, public py::tram
 
  public:
   DataType data_type() override { PYBIND11_OVERRIDE(DataType, Base, data_type); }
-  CNNConvolutionDescriptor descriptor() override { PYBIND11_OVERRIDE_PURE(CNNConvolutionDescriptor, Base, descriptor); }
+  CNNConvolutionDescriptor descriptor() override {
+    require_method(self(), "descriptor", label());
+    PYBIND11_OVERRIDE_PURE(CNNConvolutionDescriptor, Base, descriptor);
+  }
   bool load() override { return call_or(true, self(), "load"); }
   void purge() override { PYBIND11_OVERRIDE(void, Base, purge); }
   std::string label() override { return call_or(std::string(), self(), "label"); }
   CNNWeightsQuantizationType weights_quantization_type() override { PYBIND11_OVERRIDE(CNNWeightsQuantizationType, Base, weights_quantization_type); }
   WeightArray weights() override {
     py::gil_scoped_acquire gil;
-    return weight_array(call(self(), "weights"), data_type(), "weights");
+    return weight_array(call(self(), "weights"), data_type(), "weights", label());
   }
   WeightArray bias_terms() override { return floats("bias_terms"); }
   WeightArray lookup_table_for_uint8_kernel() override { return floats("lookup_table_for_uint8_kernel"); }
@@ -69,13 +92,13 @@ class PyConvolutionDataSource : public CNNConvolutionDataSource, public py::tram
     py::gil_scoped_acquire gil;
     if (!py::get_override(self(), "update_with_command_buffer")) require_gpu_update(self(), "update", label());
     const py::object result = call(self(), "update_with_command_buffer", py::cast(&command_buffer, py::return_value_policy::reference), gradient_state, source_state);
-    return result.is_none() ? nullptr : result.cast<std::shared_ptr<CNNConvolutionWeightsAndBiasesState>>();
+    return returned_state<CNNConvolutionWeightsAndBiasesState>(result, "update_with_command_buffer", "MPSCNNConvolutionWeightsAndBiasesState", label());
   }
 
  private:
   WeightArray floats(const char* name) {
     py::gil_scoped_acquire gil;
-    return weight_array(call(self(), name), DataType::Float32, name);
+    return weight_array(call(self(), name), DataType::Float32, name, label());
   }
 };
 
@@ -85,7 +108,10 @@ class PyBatchNormalizationDataSource : public CNNBatchNormalizationDataSource, p
   const Base* self() const { return this; }
 
  public:
-  int number_of_feature_channels() override { PYBIND11_OVERRIDE_PURE(int, Base, number_of_feature_channels); }
+  int number_of_feature_channels() override {
+    require_method(self(), "number_of_feature_channels", label());
+    PYBIND11_OVERRIDE_PURE(int, Base, number_of_feature_channels);
+  }
   WeightArray gamma() override { return floats("gamma"); }
   WeightArray beta() override { return floats("beta"); }
   WeightArray mean() override { return floats("mean"); }
@@ -110,11 +136,11 @@ class PyBatchNormalizationDataSource : public CNNBatchNormalizationDataSource, p
     const std::string name = std::string(cpu_name) + "_with_command_buffer";
     if (!py::get_override(self(), name.c_str())) require_gpu_update(self(), cpu_name, label());
     const py::object result = call(self(), name.c_str(), py::cast(&command_buffer, py::return_value_policy::reference), state);
-    return result.is_none() ? nullptr : result.cast<std::shared_ptr<Result>>();
+    return returned_state<Result>(result, name.c_str(), py::str(py::type::of<Result>().attr("__name__")).template cast<std::string>().c_str(), label());
   }
   WeightArray floats(const char* name) {
     py::gil_scoped_acquire gil;
-    return weight_array(call(self(), name), DataType::Float32, name);
+    return weight_array(call(self(), name), DataType::Float32, name, label());
   }
 };
 
@@ -182,7 +208,7 @@ void bind_descriptors(py::module_& m) {
              d.batch_gamma = gamma.value_or(std::vector<float>{});
              d.batch_beta = beta.value_or(std::vector<float>{});
              d.batch_epsilon = epsilon;
-           }, "mean"_a, "variance"_a, "gamma"_a = py::none(), "beta"_a = py::none(), "epsilon"_a, "Folded into weights and biases (MPS_SEMANTICS 7.3).")
+           }, "mean"_a, "variance"_a, "gamma"_a, "beta"_a, "epsilon"_a, "Folded into weights and biases (MPS_SEMANTICS 7.3).")
       .def("__eq__", [](const D& a, const D& b) { return a == b; }, py::is_operator());
   def_sizes(base, "MPSCNNConvolutionDescriptor");
   py::class_<CNNDepthWiseConvolutionDescriptor, D> depthwise(m, "MPSCNNDepthWiseConvolutionDescriptor", "Every input channel has filters of its own; weights (O, kH, kW, 1).");
@@ -278,8 +304,12 @@ will hold the new weights.)")
       .def("data_type", &Convolution::data_type)
       .def("descriptor", &Convolution::descriptor)
       .def("weights", [](const std::shared_ptr<Convolution>& s) {
+        if (s->data_type() != DataType::Float32)
+          throw WeightError("weights() of the base class returns Float32 numbers only.",
+                            {.node = "MPSCNNConvolutionDataSource", .label = s->label(), .expected = "Float32", .actual = "another data_type", .hint = "call the derived class's own method"});
         const WeightArray w = s->weights();
-        return numpy_of(Buffer(s, const_cast<void*>(w.data), w.count, ElementType::float32), {}, false);
+        const auto owner = std::make_shared<std::pair<std::shared_ptr<Convolution>, std::shared_ptr<const void>>>(s, w.owner);  // a converted copy belongs to nobody else
+        return numpy_of(Buffer(owner, const_cast<void*>(w.data), w.count, ElementType::float32), {}, false);
       })
       .def("load", &Convolution::load)
       .def("purge", &Convolution::purge)

@@ -75,7 +75,7 @@ void bind_device(py::module_& m) {
       .def("wait_until_completed", &wait_until_completed, "Blocks until all is done; raises the first error of the work: its images must not be used.")
       .def("add_completed_handler", [](CommandBuffer& buffer, std::function<void(std::shared_ptr<CommandBuffer>)> handler) {
              buffer.add_completed_handler([handler = std::move(handler)](CommandBuffer& done) { handler(done.shared_from_this()); });
-           }, "handler"_a, "handler(command_buffer) is called on the queue's thread once the buffer is done, also after an error.")
+           }, py::arg("handler").none(false), "handler(command_buffer) is called on the queue's thread once the buffer is done, also after an error.")
       .def_property_readonly("status", &CommandBuffer::status)
       .def_property_readonly("error", &error_of, "The first error of the work, or None.");
   py::class_<CommandQueue, std::shared_ptr<CommandQueue>>(m, "CommandQueue", "Runs committed command buffers one after another on a thread of its own.")

@@ -16,7 +16,15 @@ py::list handle_list(const std::vector<HandlePtr>& handles) {
 std::vector<StatePtr> states_of(const py::object& list) {
   std::vector<StatePtr> states;
   if (list.is_none()) return states;
-  for (const py::handle item : list) states.push_back(item.cast<StatePtr>());
+  auto refuse = [](const char* sentence, const py::handle given) {
+    throw OptionError(sentence, {.node = "MPSNNGraph", .expected = "a list of MPSCNNLossLabels, one per loss node", .actual = py::str(py::type::handle_of(given)).cast<std::string>(),
+                                 .hint = "[MPSCNNLossLabels(labels)]"});
+  };
+  if (!py::isinstance<py::list>(list) && !py::isinstance<py::tuple>(list)) refuse("source_states must be a list, one entry per loss node of the graph.", list);
+  for (const py::handle item : list) {
+    if (!item.is_none() && !py::isinstance<State>(item)) refuse("source_states holds something that is no state.", item);
+    states.push_back(item.cast<StatePtr>());
+  }
   return states;
 }
 
@@ -104,6 +112,10 @@ std::vector<ImageNodePtr> load_result_images(const std::string& path, const py::
   DataSources sources;
   for (const py::handle source : data_sources) {
     if (py::isinstance<CNNConvolutionDataSource>(source)) sources.convolutions.push_back(source.cast<ConvolutionDataSourcePtr>());
+    else if (!py::isinstance<CNNBatchNormalizationDataSource>(source))
+      throw WeightError("data_sources holds something that is no data source.",
+                        {.node = "MPSNNGraph", .expected = "ConvolutionWeights, BatchNormalizationWeights or classes of your own derived from a data source",
+                         .actual = py::str(py::type::handle_of(source)).cast<std::string>(), .hint = "pass the data sources that the graph was saved with"});
     else sources.batch_normalizations.push_back(source.cast<BatchNormalizationDataSourcePtr>());
   }
   return load_structure(text.str(), sources);
@@ -111,7 +123,12 @@ std::vector<ImageNodePtr> load_result_images(const std::string& path, const py::
 
 std::vector<Shape> shapes_of(const std::vector<std::tuple<int, int, int, int>>& tuples) {
   std::vector<Shape> shapes;
-  for (const auto& [images, height, width, channels] : tuples) shapes.push_back({images, height, width, channels});
+  for (const auto& [images, height, width, channels] : tuples) {
+    shapes.push_back({images, height, width, channels});
+    if (images < 0 || height < 0 || width < 0 || channels < 0)
+      throw ShapeError("a source image cannot be of size " + shapes.back().text() + ".",
+                       {.node = "MPSNNGraph", .expected = "sizes of at least 0", .actual = shapes.back().text(), .hint = "plan([(N, H, W, C)])"});
+  }
   return shapes;
 }
 
@@ -173,12 +190,12 @@ intermediate_images, destination_states: lists to which exported images and stat
            "destination_states"_a = py::none(), "The same for batches as MPS passes them: per input a list of single images, per loss node a list of labels.")
       .def("run", &run, "source_images"_a, "source_states"_a = py::none(), "intermediate_images"_a = py::none(), "destination_states"_a = py::none(),
            "encode, commit and wait: the results are valid on return.")
-      .def("execute_async", &execute_async, "source_images"_a, "completion_handler"_a, "Runs on a queue of the graph's own; completion_handler(image, error) is called from its thread.")
+      .def("execute_async", &execute_async, "source_images"_a, py::arg("completion_handler").none(false), "Runs on a queue of the graph's own; completion_handler(image, error) is called from its thread.")
       .def("reload_from_data_sources", [](NNGraph& g) {
         py::gil_scoped_release release;
         g.reload_from_data_sources();
       }, "Reads every data source again. No step may be in flight.")
-      .def("export_weights", &NNGraph::export_weights, "data_source"_a, "A copy of the weights that the kernels use now.")
+      .def("export_weights", &NNGraph::export_weights, py::arg("data_source").none(false), "A copy of the weights that the kernels use now.")
       .def("plan", [](NNGraph& g, const std::vector<std::tuple<int, int, int, int>>& shapes) { return g.plan(shapes_of(shapes)); }, "source_shapes"_a,
            "What a step would do for source images of these (N, H, W, C) shapes. Raises what encode would raise for them.")
       .def("save", [](const NNGraph& g, const std::string& path) { save(path, g.result_image_nodes()); }, "path"_a, "Writes the structure as JSON: nodes and parameters, no weights.")

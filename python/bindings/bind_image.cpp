@@ -8,6 +8,18 @@ void log_copy(const char* what, const py::array& array) {
   py::module_::import("logging").attr("getLogger")("mpsnn").attr("info")("%s: copied an array of %s to float32", what, array.dtype());
 }
 
+/// Keeps an array alive and remembers whether it may be written to.
+struct ArrayRelease {
+  std::shared_ptr<void> array;
+  bool is_writable;
+  void operator()(void*) const {}
+};
+
+bool may_write(const Buffer& buffer) {
+  const auto* array = std::get_deleter<ArrayRelease>(buffer.owner());
+  return !array || array->is_writable;
+}
+
 bool is_dense(const py::array& array) { return (array.flags() & py::array::c_style) != 0; }
 
 ImagePtr make_image(const ImageDescriptor& descriptor) { return std::make_shared<Image>(descriptor.shape()); }
@@ -15,7 +27,7 @@ ImagePtr make_image(const ImageDescriptor& descriptor) { return std::make_shared
 std::vector<py::ssize_t> dimensions(const Shape& shape) { return {shape.images, shape.height, shape.width, shape.channels}; }
 
 py::object image_array(const ImagePtr& image) {
-  return numpy_of(Buffer(image, image->buffer().data(), image->buffer().count(), image->type()), dimensions(image->shape()));
+  return numpy_of(Buffer(image, image->buffer().data(), image->buffer().count(), image->type()), dimensions(image->shape()), may_write(image->buffer()));
 }
 
 }  // namespace
@@ -24,10 +36,11 @@ ArrayView view_of(const py::object& object, const char* what) {
   py::object source = object;
   if (!py::isinstance<py::array>(source) && py::hasattr(source, "__dlpack__")) source = py::module_::import("numpy").attr("from_dlpack")(source);
   py::array array = py::array::ensure(source);
-  if (!array) {
+  if (!array || std::string("fiub").find(array.dtype().kind()) == std::string::npos) {
     PyErr_Clear();
     throw OptionError(std::string(what) + " must be an array of numbers.",
-                      {.expected = "a NumPy array, a buffer or an object with __dlpack__", .actual = py::str(py::type::of(object)).cast<std::string>()});
+                      {.expected = "a NumPy array, a buffer or an object with __dlpack__", .actual = py::str(array ? py::object(array.dtype()) : py::object(py::type::of(object))).cast<std::string>(),
+                       .hint = "numpy.asarray(..., dtype=numpy.float32) shows what is in it"});
   }
   const bool is_double = array.dtype().is(py::dtype::of<double>()) || array.dtype().equal(py::dtype::of<double>());
   const bool is_single = array.dtype().equal(py::dtype::of<float>());
@@ -41,7 +54,9 @@ ArrayView view_of(const py::object& object, const char* what) {
   const ElementType type = is_double ? ElementType::float64 : ElementType::float32;
   std::vector<py::ssize_t> shape(array.shape(), array.shape() + array.ndim());
   void* data = const_cast<void*>(array.data());
-  return {Buffer(keep_object(std::move(array)), data, count, type), std::move(shape)};
+  const bool is_writable = array.writeable();
+  std::shared_ptr<void> owner(data, ArrayRelease{keep_object(std::move(array)), is_writable});
+  return {Buffer(std::move(owner), data, count, type), std::move(shape)};
 }
 
 py::object numpy_of(const Buffer& buffer, std::vector<py::ssize_t> shape, bool is_writable) {
@@ -122,7 +137,7 @@ is a zeroed image. NumPy, buffers and DLPack take it back without a copy.
         const py::ssize_t size = element_bytes(image.type());
         const std::vector<py::ssize_t> shape = dimensions(image.shape());
         return py::buffer_info(image.buffer().data(), size, is_double ? py::format_descriptor<double>::format() : py::format_descriptor<float>::format(), 4, shape,
-                               {shape[1] * shape[2] * shape[3] * size, shape[2] * shape[3] * size, shape[3] * size, size});
+                               {shape[1] * shape[2] * shape[3] * size, shape[2] * shape[3] * size, shape[3] * size, size}, !may_write(image.buffer()));
       })
       .def("__repr__", [](const Image& image) { return "<MPSImage " + image.shape().text() + (image.type() == ElementType::float64 ? " float64>" : " float32>"); });
 }

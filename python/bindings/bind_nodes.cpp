@@ -67,8 +67,10 @@ void bind_base(py::module_& m) {
   node_class<NNLabelsNode, NNStateNode>(m, "MPSNNLabelsNode", "Placeholder of the MPSCNNLossLabels that a step is given.");
 
   using Filter = NNFilterNode;
-  py::class_<Filter, FilterNodePtr>(m, "MPSNNFilterNode", "One operation of a graph (MPS_SEMANTICS 3.3).")
-      .def_property_readonly("result_image", &Filter::result_image)
+  py::class_<Filter, FilterNodePtr> filter(m, "MPSNNFilterNode", "One operation of a graph (MPS_SEMANTICS 3.3).");
+  // Before the methods that return it: a signature shows the Python name of classes that are known by then.
+  node_class<NNGradientFilterNode, Filter>(m, "MPSNNGradientFilterNode", "A gradient; it has none of its own.");
+  filter.def_property_readonly("result_image", &Filter::result_image)
       .def_property_readonly("result_state", &Filter::result_state, "The first result state, or None.")
       .def_property_readonly("result_states", [](Filter& f) -> py::object {
         const auto states = f.result_states();
@@ -76,7 +78,11 @@ void bind_base(py::module_& m) {
       })
       .def_property("label", [](const Filter& f) -> py::object { return f.label.empty() ? py::object(py::none()) : py::cast(f.label); },
                     [](Filter& f, const std::optional<std::string>& label) { f.label = label.value_or(""); }, "Names the node in errors and plans; None unless set.")
-      .def_readwrite("padding_policy", &Filter::padding_policy)
+      .def_property("padding_policy", [](const Filter& f) { return f.padding_policy; }, [](Filter& f, PaddingPtr policy) {
+                      if (!policy)
+                        throw OptionError(f.display_name() + ": a node has a padding policy.", {f.class_name(), f.display_name(), "an MPSNNPadding", "None", "leave the default policy alone"});
+                      f.padding_policy = std::move(policy);
+                    })
       .def_property_readonly("sources", &Filter::sources)
       .def_property_readonly("source_states", &Filter::source_states)
       .def("gradient_filter", [](Filter& f, const Image& source) { return f.gradient_filter(source); }, "source"_a,
@@ -91,7 +97,6 @@ void bind_base(py::module_& m) {
 ``node_handler(gradient_node, inference_node, inference_source, gradient_source)`` is called for every node made; inference_node is None for
 the additions inserted where an image has several consumers. Without it, each gradient image takes the handle of its image.)")
       .def("__repr__", [](const Filter& f) { return "<" + std::string(f.class_name()) + (f.label.empty() ? ">" : " \"" + f.label + "\">"); });
-  node_class<NNGradientFilterNode, Filter>(m, "MPSNNGradientFilterNode", "A gradient; it has none of its own.");
 }
 
 void bind_convolution(py::module_& m) {
@@ -251,7 +256,7 @@ void bind_arithmetic_pair(py::module_& m, const char* name, const char* gradient
 
 void bind_arithmetic(py::module_& m) {
   auto base = node_class<NNBinaryArithmeticNode, NNFilterNode>(m, "MPSNNBinaryArithmeticNode", "Base of the arithmetic nodes (MPS_SEMANTICS 16). Strides of 0 repeat a source along a dimension.");
-  base.def("gradient_class", [](const NNBinaryArithmeticNode& node) { return py::module_::import("mpsnn._mpsnn").attr(node.gradient_class()); }, "The class of this node's gradients.");
+  base.def("gradient_class", [](const NNBinaryArithmeticNode& node) -> py::object { return py::module_::import("mpsnn._mpsnn").attr(node.gradient_class()); }, "The class of this node's gradients.");
   def_arithmetic_properties<NNBinaryArithmeticNode>(base);
   auto gradient = node_class<NNArithmeticGradientNode, NNGradientFilterNode>(m, "MPSNNArithmeticGradientNode", "Base of the arithmetic gradients.");
   gradient.def_property_readonly("is_secondary_source_filter", &NNArithmeticGradientNode::is_secondary_source_filter);

@@ -19,8 +19,17 @@ struct Vector {
 
 std::vector<Buffer> buffers(const std::vector<std::shared_ptr<Vector>>& vectors) {
   std::vector<Buffer> result;
-  for (const auto& vector : vectors) result.push_back(vector->buffer);
+  for (const auto& vector : vectors) {
+    if (!vector) throw OptionError("a history vector is missing.", {.node = "MPSNNOptimizer", .expected = "MPSVector", .actual = "None", .hint = "MPSVector(count) holds zeros"});
+    result.push_back(vector->buffer);
+  }
   return result;
+}
+
+/// A vector over an array; over a copy where the array must not be written to.
+Vector vector_of(const py::object& array) {
+  if (py::isinstance<py::array>(array) && !array.cast<py::array>().writeable()) return {view_of(array.attr("copy")(), "a vector").buffer};
+  return {view_of(array, "a vector").buffer};
 }
 
 void bind_optimizers(py::module_& m) {
@@ -42,7 +51,7 @@ void bind_optimizers(py::module_& m) {
 
   py::class_<Vector, std::shared_ptr<Vector>>(m, "MPSVector", "A row of float32 numbers, e.g. an optimizer's momentum: MPSVector(count) of zeros, or MPSVector(array) as a view.")
       .def(py::init([](std::size_t count) { return std::make_shared<Vector>(Vector{Buffer(count, ElementType::float32)}); }), "count"_a)
-      .def(py::init([](const py::object& array) { return std::make_shared<Vector>(Vector{view_of(array, "a vector").buffer}); }), "array"_a)
+      .def(py::init([](const py::object& array) { return std::make_shared<Vector>(vector_of(array)); }), "array"_a)
       .def("numpy", [](const Vector& vector) { return numpy_of(vector.buffer); })
       .def("__len__", [](const Vector& vector) { return vector.buffer.count(); });
 
@@ -60,13 +69,15 @@ void bind_optimizers(py::module_& m) {
                         const std::shared_ptr<CNNConvolutionWeightsAndBiasesState>& source, const std::vector<std::shared_ptr<Vector>>& history,
                         const std::shared_ptr<CNNConvolutionWeightsAndBiasesState>& result) {
              encode(command_buffer, self, gradient, source, buffers(history), result);
-           }, "command_buffer"_a, "convolution_gradient_state"_a, "convolution_source_state"_a, "history_vectors"_a, "result_state"_a,
+           }, "command_buffer"_a, py::arg("convolution_gradient_state").none(false), py::arg("convolution_source_state").none(false), "history_vectors"_a,
+           py::arg("result_state").none(false),
            R"(Records ``result := updated weights and biases``, one time step. ``history_vectors``: all vectors of the weights, then those of the
 biases; without the latter, biases stay as they are. Raises OptionError when counts do not fit.)")
       .def("encode", [](const std::shared_ptr<NNOptimizer>& self, CommandBuffer& command_buffer, const std::shared_ptr<Vector>& gradient, const std::shared_ptr<Vector>& values,
                         const std::vector<std::shared_ptr<Vector>>& history, const std::shared_ptr<Vector>& result) {
              encode(command_buffer, self, gradient->buffer, values->buffer, buffers(history), result->buffer);
-           }, "command_buffer"_a, "input_gradient_vector"_a, "input_values_vector"_a, "history_vectors"_a, "result_values_vector"_a);
+           }, "command_buffer"_a, py::arg("input_gradient_vector").none(false), py::arg("input_values_vector").none(false), "history_vectors"_a,
+           py::arg("result_values_vector").none(false));
 
   using SGD = NNOptimizerStochasticGradientDescent;
   py::class_<SGD, NNOptimizer, std::shared_ptr<SGD>>(m, "MPSNNOptimizerStochasticGradientDescent", "v -= lr * g, with momentum or Nesterov's.")

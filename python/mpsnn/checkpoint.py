@@ -137,7 +137,8 @@ def _read(path: str | os.PathLike[str]) -> tuple[dict[str, np.ndarray], dict[str
         with safe_open(str(path), framework="numpy") as file:
             return {name: file.get_tensor(name) for name in file.keys()}, file.metadata() or {}  # noqa: SIM118 (not a dict)
     except FileNotFoundError as error:
-        sentence, actual, cause = "does not exist.", "no file", error
+        sentence, actual = "does not exist.", "no file"
+        cause: Exception = error
     except SafetensorError as error:
         sentence, actual, cause = "is truncated or no safetensors file.", str(error), error
     except OSError as error:
@@ -151,10 +152,9 @@ def _read_checkpoint(path: str | os.PathLike[str]) -> tuple[dict[str, np.ndarray
     with suppress(ValueError, KeyError, TypeError):
         about = json.loads(metadata["mpsnn"])
         actual = f"{about['format']}, version {about['version']}"
-        state, optimizers = about["state"], about["optimizers"]
-    if actual != expected:
-        raise make_error("FileError", f"{path} is no checkpoint of this version.", expected=expected, actual=actual)
-    return tensors, state, optimizers
+        if actual == expected:
+            return tensors, about["state"], about["optimizers"]
+    raise make_error("FileError", f"{path} is no checkpoint of this version.", expected=expected, actual=actual)
 
 
 def _fitting(path: Any, tensors: Mapping[str, np.ndarray], sources: Sources) -> dict[str, dict[str, np.ndarray]]:

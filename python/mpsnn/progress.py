@@ -82,9 +82,9 @@ class Bar(Silent):
             if record.get(name) is not None
         }
         rate = "" if record["images_per_second"] is None else f"  {record['images_per_second']:.0f} images/s"
-        self._console.print(
-            f"epoch {record['epoch']:>{len(str(epochs))}}/{epochs}  {_text(numbers)}{rate}  {record['seconds']:.1f} s"
-        )
+        epoch = f"epoch {record['epoch']:>{len(str(epochs))}}/{epochs}"
+        line = f"{epoch}  {_text(numbers)}{rate}  {record['seconds']:.1f} s"
+        self._console.print(line, soft_wrap=True)
 
 
 def _text(numbers: dict[str, float]) -> str:

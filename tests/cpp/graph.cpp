@@ -142,10 +142,11 @@ TEST(the_handler_of_an_asynchronous_run_gets_the_results) {
   NNGraph inference(default_device(), network.logits());
   const ImagePtr expected = inference.run({draw_batch(1).images}).result_images.front();
   ImagePtr result;
-  const CommandBufferPtr buffer = inference.execute_async({draw_batch(1).images}, [&](const EncodedResults& results, std::exception_ptr error) {
+  auto handler = [&](const EncodedResults& results, std::exception_ptr error) {
     CHECK(!error);
     result = results.result_images.front();
-  });
+  };
+  const CommandBufferPtr buffer = inference.execute_async({draw_batch(1).images}, handler);
   buffer->wait_until_completed();
   CHECK(result);
   for (std::size_t i = 0; result && i < result->buffer().count(); ++i) CHECK_EQ(result->buffer().at(i), expected->buffer().at(i));
@@ -166,9 +167,11 @@ TEST(batches_of_any_length_share_a_graph) {
   const ImagePtr together = inference.run({all.images}).result_images.front();
   const std::size_t elements = all.images->shape().image_count();
   for (int n = 0; n < kBatch; ++n) {
-    auto single = std::make_shared<Image>(Shape{1, kHeight, kWidth, kChannels}, all.images->buffer().part(n * elements, elements));
+    const Buffer part = all.images->buffer().part(n * elements, elements);
+    auto single = std::make_shared<Image>(Shape{1, kHeight, kWidth, kChannels}, part);
     const ImagePtr alone = inference.run({single}).result_images.front();
-    const double tolerance = 10 * std::sqrt(28.0) * std::numeric_limits<float>::epsilon();  // logits below 10, sums of 2 x 2 x 7
+    // Logits below 10, sums of 2 x 2 x 7 terms.
+    const double tolerance = 10 * std::sqrt(28.0) * std::numeric_limits<float>::epsilon();
     for (int c = 0; c < kClasses; ++c) CHECK_NEAR(alone->buffer().at(c), together->buffer().at(n * kClasses + c), tolerance);
   }
 }

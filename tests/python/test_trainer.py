@@ -201,6 +201,89 @@ def test_large_finite_images_are_not_mistaken_for_infinite_ones():
     trainer._require_finite(np.full((2, 8, 8, 1), 3e38, np.float32), None)
 
 
+class OwnWeights(mpsnn.MPSCNNConvolutionDataSource):
+    """A user's data source, updated in CPU style; it raises in its update number `last`, counted from 1."""
+
+    def __init__(self, last=None):
+        super().__init__()
+        self.values = np.random.default_rng(0).normal(size=(3, 8, 8, 2)).astype(np.float32) / 8
+        self.last, self.updates = last, 0
+
+    def label(self):
+        return "own"
+
+    def descriptor(self):
+        return mpsnn.MPSCNNConvolutionDescriptor(8, 8, 2, 3)
+
+    def weights(self):
+        return self.values
+
+    def bias_terms(self):
+        return None
+
+    def update(self, gradient_state, source_state):
+        self.updates += 1
+        if self.updates == self.last:
+            raise RuntimeError("the disk is full")
+        self.values = self.values - np.float32(0.1) * gradient_state.gradient_for_weights.reshape(3, 8, 8, 2)
+        return True
+
+
+def trainer_with_own_weights(last=None):
+    own = OwnWeights(last)
+    first = mpsnn.ConvolutionWeights(mpsnn.MPSCNNConvolutionDescriptor(3, 3, 1, 2), label="conv", seed=1)
+    node = mpsnn.MPSCNNConvolutionNode(mpsnn.MPSNNImageNode("image"), first)
+    logits = mpsnn.MPSCNNFullyConnectedNode(node.result_image, own)
+    node.training_style = logits.training_style = mpsnn.MPSNNTrainingStyle.UpdateDeviceCPU
+    return Trainer(logits, batch_size=16), first, own
+
+
+def test_data_sources_of_your_own_are_trained_but_not_saved(tmp_path):
+    trainer, _, own = trainer_with_own_weights()
+    history = trainer.fit(IMAGES, LABELS, 6, progress=False)
+    assert own.updates == 6 * 5
+    assert history[-1]["loss"] < history[0]["loss"]
+    with pytest.raises(mpsnn.WeightError, match='"own" cannot be saved') as caught:
+        trainer.save_weights(tmp_path / "weights.safetensors")
+    assert caught.value.label == "own"
+    assert caught.value.actual == "OwnWeights"
+
+
+def test_a_data_source_that_raises_leaves_the_others_as_they_were():
+    trainer, first, own = trainer_with_own_weights(last=3)
+    for _ in range(2):
+        trainer.step(IMAGES[:16], LABELS[:16])
+    values, history, step = (
+        np.array(first.values["weights"]),
+        [np.array(v) for v in first.history],
+        first.optimizer.time_step,
+    )
+    own_values = own.values
+    with pytest.raises(RuntimeError, match="the disk is full"):
+        trainer.step(IMAGES[16:32], LABELS[16:32])
+    assert np.array_equal(values, first.values["weights"])
+    assert all(np.array_equal(old, new) for old, new in zip(history, first.history, strict=True))
+    assert first.optimizer.time_step == step
+    assert own.values is own_values
+
+
+def test_the_reference_engine_makes_the_same_step():
+    trainers = [
+        small_trainer(dropout=0, optimizer="sgd", learning_rate=0.1, device=mpsnn.Device(name))
+        for name in ("cpu", "reference")
+    ]
+    before = state_of(trainers[0])
+    fast, exact = (trainer.step(IMAGES[:16], LABELS[:16]) for trainer in trainers)
+    # The longest sums: a weight gradient of the first convolution, over 16 images of 8 x 8 pixels.
+    growth = np.sqrt(16 * 8 * 8) * EPSILON
+    assert abs(fast.loss - exact.loss) <= exact.loss * growth
+    first, second = (state_of(trainer) for trainer in trainers)
+    for name, old in before.items():
+        change = np.abs(second[name] - old).max()
+        tolerance = np.abs(old).max() * EPSILON + change * growth
+        assert np.abs(first[name] - second[name]).max() <= tolerance, name
+
+
 def test_dropout_in_the_test_graph_is_refused():
     source = mpsnn.ConvolutionWeights(mpsnn.MPSCNNConvolutionDescriptor(8, 8, 1, 3), label="fc")
     dropout = mpsnn.MPSCNNDropoutNode(mpsnn.MPSNNImageNode("image"), 0.5, 1)

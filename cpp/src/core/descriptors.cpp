@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "mpsnn/descriptors.hpp"
 
+#include <utility>
+
 #include "mpsnn/error.hpp"
 
 namespace mpsnn {
@@ -40,6 +42,12 @@ void CNNConvolutionDescriptor::validate(const std::string& label) const {
   } else if (input_feature_channels % groups != 0 || output_feature_channels % groups != 0) {
     fail("groups must divide both channel counts.", "a divisor of " + std::to_string(input_feature_channels) + " and " + std::to_string(output_feature_channels),
          std::to_string(groups), "groups=1, or channel counts that are multiples of it");
+  }
+  for (const auto& [name, values] : {std::pair{"mean", &batch_mean}, {"variance", &batch_variance}, {"gamma", &batch_gamma}, {"beta", &batch_beta}}) {
+    const bool is_optional = batch_mean.empty() || values == &batch_gamma || values == &batch_beta;
+    if (int(values->size()) == output_feature_channels || (values->empty() && is_optional)) continue;
+    fail(std::string("folded batch normalization needs one ") + name + " per output channel.", std::to_string(output_feature_channels),
+         std::to_string(values->size()), "give output_feature_channels values");
   }
   const int block = sub_pixel_scale_factor * sub_pixel_scale_factor;
   if (output_feature_channels % block != 0)

@@ -294,7 +294,11 @@ void NNGraph::Impl::fail_nonfinite(CachedPlan& plan, const Bindings& bindings) {
     where = "the source image \"" + label + "\"";
   } else if (value) {
     label = value->label;
-    where = value->storage == Storage::parameter ? "the parameters \"" + label + "\"" : "the labels";
+    where = "the parameters \"" + label + "\"";
+    if (value->storage == Storage::labels || value->storage == Storage::label_weights) {
+      label = handle_of(source_states[value->slot]->handle, source_states[value->slot])->label();
+      where = (value->storage == Storage::labels ? "the labels \"" : "the label weights \"") + label + "\"";
+    }
   }
   throw DeviceError("a number that is not finite appeared first in " + where + ": the step was dropped, no weight has changed.",
                     {node, label, "finite numbers", "NaN or Inf at " + element, "check the input, lower the learning rate, or set trap_nonfinite = False"});
@@ -343,12 +347,12 @@ std::vector<StatePtr> NNGraph::Impl::record_state_exports(CommandBuffer& command
     }
     const Shape& source = plan.trained_source_shapes[trained - all.begin()];
     if (trained->convolution) {
-      const auto state = parameters->gradient_state(*trained, source);
+      const auto state = parameters->gradient_state(*trained, source, parameters->gradients());
       own_copy(state->gradient_for_weights);
       own_copy(state->gradient_for_biases);
       exported.push_back(state);
     } else {
-      const auto state = parameters->normalization_state(*trained, source);
+      const auto state = parameters->normalization_state(*trained, source, parameters->gradients());
       for (Buffer* buffer : {&state->gamma, &state->beta, &state->mean, &state->variance, &state->gradient_for_gamma, &state->gradient_for_beta}) own_copy(*buffer);
       exported.push_back(state);
     }
@@ -380,8 +384,13 @@ EncodedResults NNGraph::encode(CommandBuffer& command_buffer, const std::vector<
     });
     results.destination_states = impl_->record_state_exports(command_buffer, *plan);
     impl_->parameters->record_updates(command_buffer, impl_->parameters, plan->trained_source_shapes);
-    if (impl_->parameters->has_cpu_updates())
-      command_buffer.record_completion([impl = impl_, plan] { impl->parameters->run_updates(plan->trained_source_shapes); });
+    if (impl_->parameters->has_cpu_updates()) {
+      // The completion phase comes after all steps of the buffer; each keeps its own gradients until then.
+      const Buffer& current = impl_->parameters->gradients();
+      const Buffer gradients(current.count(), current.type());
+      command_buffer.record([current, gradients] { gradients.copy_from(current); });
+      command_buffer.record_completion([impl = impl_, plan, gradients] { impl->parameters->run_updates(plan->trained_source_shapes, gradients); });
+    }
     ++impl_->encode_count;
   } catch (...) {
     command_buffer.rewind(mark);
@@ -391,11 +400,17 @@ EncodedResults NNGraph::encode(CommandBuffer& command_buffer, const std::vector<
 }
 
 EncodedResults NNGraph::run(const std::vector<ImagePtr>& source_images, const std::vector<StatePtr>& source_states) {
-  CommandBuffer command_buffer;
-  EncodedResults results = encode(command_buffer, source_images, source_states);
-  command_buffer.commit();
-  command_buffer.wait_until_completed();
-  return results;
+  const auto command_buffer = std::make_shared<CommandBuffer>();  // shared: data sources see it and may keep it
+  const std::uint64_t count = impl_->encode_count;
+  try {
+    EncodedResults results = encode(*command_buffer, source_images, source_states);
+    command_buffer->commit();
+    command_buffer->wait_until_completed();
+    return results;
+  } catch (...) {
+    impl_->encode_count = count;  // a step that failed never was: the next one draws its dropout masks
+    throw;
+  }
 }
 
 CommandBufferPtr NNGraph::execute_async(const std::vector<ImagePtr>& source_images, CompletionHandler handler) {

@@ -33,7 +33,9 @@ ImageBatch split(const ImagePtr& whole) {
   const std::size_t count = single.image_count();
   const int images = single.images;
   single.images = 1;
-  for (int i = 0; i < images; ++i) batch.push_back(std::make_shared<Image>(single, whole->buffer().part(i * count, count)));
+  // Each part keeps the whole image, not just its memory: an image that nobody holds is given to the next encode.
+  const Buffer held(whole, whole->buffer().data(), whole->buffer().count(), whole->type());
+  for (int i = 0; i < images; ++i) batch.push_back(std::make_shared<Image>(single, held.part(i * count, count)));
   return batch;
 }
 

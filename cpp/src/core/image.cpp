@@ -48,7 +48,17 @@ void Buffer::fill(double value) const {
   else std::fill_n(floats(), count_, static_cast<float>(value));
 }
 
-Image::Image(Shape shape, ElementType type) : shape_(shape), buffer_(shape.count(), type) {}
+namespace {
+
+const Shape& possible(const Shape& shape) {
+  if (shape.images >= 0 && shape.height >= 0 && shape.width >= 0 && shape.channels >= 0) return shape;
+  throw ShapeError("an image cannot be of size " + shape.text() + ".",
+                   {.node = "MPSImage", .expected = "sizes of at least 0", .actual = shape.text(), .hint = "check the descriptor"});
+}
+
+}  // namespace
+
+Image::Image(Shape shape, ElementType type) : shape_(possible(shape)), buffer_(shape.count(), type) {}
 
 Image::Image(Shape shape, Buffer buffer) : shape_(shape), buffer_(std::move(buffer)) {
   if (buffer_.count() != shape_.count())

@@ -35,7 +35,7 @@ void ParameterStore::record_convolution_update(CommandBuffer& command_buffer, co
                                                const Shape& source) {
   const ConvolutionValues& values = *trained.convolution;
   const auto source_state = this->source_state(values);
-  const auto result = values.source->update(command_buffer, gradient_state(trained, source), source_state);
+  const auto result = values.source->update(command_buffer, gradient_state(trained, source, gradients_), source_state);
   if (!result) return;
   require_same_count(values.label, "weights", result->weights, values.weights.count);
   if (result->biases) require_same_count(values.label, "biases", result->biases, values.biases.count);
@@ -49,7 +49,7 @@ void ParameterStore::record_convolution_update(CommandBuffer& command_buffer, co
 void ParameterStore::record_normalization_update(CommandBuffer& command_buffer, const std::shared_ptr<ParameterStore>& self, const TrainedParameters& trained,
                                                const Shape& source) {
   const BatchNormalizationValues& values = *trained.normalization;
-  const auto state = normalization_state(trained, source);
+  const auto state = normalization_state(trained, source, gradients_);
   const auto affine = values.source->update_gamma_and_beta(command_buffer, state);
   const auto statistics = values.source->update_mean_and_variance(command_buffer, state);
   const std::size_t channels = values.gamma.count;
@@ -79,28 +79,75 @@ bool ParameterStore::has_cpu_updates() const {
   return std::any_of(trained_.begin(), trained_.end(), [](const TrainedParameters& t) { return t.style == NNTrainingStyle::UpdateDeviceCPU; });
 }
 
-void ParameterStore::run_updates(const std::vector<Shape>& source_shapes) {
+void ParameterStore::run_updates(const std::vector<Shape>& source_shapes, const Buffer& gradients) {
+  // What can fail comes first, and can be taken back: our own sources' history, then the application's sources and all that is
+  // read from them. Our own updates cannot fail, so when an application's source throws, none of them has moved.
+  prepare_own_updates();
+  const Buffer before(parameters_.count(), type_);
+  before.copy_from(parameters_);  // an application may write into the state that it is shown
+  try {
+    update_application_sources(source_shapes, gradients);
+  } catch (...) {
+    parameters_.copy_from(before);
+    throw;
+  }
+  update_own_sources(source_shapes, gradients);
+}
+
+void ParameterStore::prepare_own_updates() {
+  for (const TrainedParameters& trained : trained_) {
+    if (trained.style != NNTrainingStyle::UpdateDeviceCPU) continue;
+    if (trained.convolution) {
+      const ConvolutionValues& convolution = *trained.convolution;
+      auto* own = dynamic_cast<ConvolutionWeights*>(convolution.source.get());
+      if (own && own->training().optimizer())
+        own->training().prepare(values(convolution.weights), convolution.biases ? values(convolution.biases) : Buffer(), convolution.label);
+    } else {
+      const BatchNormalizationValues& normalization = *trained.normalization;
+      auto* own = dynamic_cast<BatchNormalizationWeights*>(normalization.source.get());
+      if (own && own->training().optimizer()) own->training().prepare(values(normalization.gamma), values(normalization.beta), normalization.label);
+    }
+  }
+}
+
+void ParameterStore::update_application_sources(const std::vector<Shape>& source_shapes, const Buffer& gradients) {
   std::vector<const ConvolutionValues*> convolutions;
   std::vector<const BatchNormalizationValues*> normalizations;
-  // Our own data sources cannot fail, so they go last: when an application's source throws, none of them has moved.
-  for (const bool is_own : {false, true}) {
-    for (std::size_t i = 0; i < trained_.size(); ++i) {
-      const TrainedParameters& trained = trained_[i];
-      if (trained.style != NNTrainingStyle::UpdateDeviceCPU) continue;
-      if (trained.convolution) {
-        CNNConvolutionDataSource& source = *trained.convolution->source;
-        if ((dynamic_cast<ConvolutionWeights*>(&source) != nullptr) != is_own) continue;
-        if (source.update(gradient_state(trained, source_shapes[i]), source_state(*trained.convolution))) convolutions.push_back(trained.convolution);
-      } else {
-        CNNBatchNormalizationDataSource& source = *trained.normalization->source;
-        if ((dynamic_cast<BatchNormalizationWeights*>(&source) != nullptr) != is_own) continue;
-        const auto state = normalization_state(trained, source_shapes[i]);
-        const bool has_new_affine = source.update_gamma_and_beta(state), has_new_statistics = source.update_mean_and_variance(state);
-        if (has_new_affine || has_new_statistics) normalizations.push_back(trained.normalization);
-      }
+  for (std::size_t i = 0; i < trained_.size(); ++i) {
+    const TrainedParameters& trained = trained_[i];
+    if (trained.style != NNTrainingStyle::UpdateDeviceCPU) continue;
+    if (trained.convolution) {
+      CNNConvolutionDataSource& source = *trained.convolution->source;
+      if (dynamic_cast<ConvolutionWeights*>(&source)) continue;
+      if (source.update(gradient_state(trained, source_shapes[i], gradients), source_state(*trained.convolution))) convolutions.push_back(trained.convolution);
+    } else {
+      CNNBatchNormalizationDataSource& source = *trained.normalization->source;
+      if (dynamic_cast<BatchNormalizationWeights*>(&source)) continue;
+      const auto state = normalization_state(trained, source_shapes[i], gradients);
+      const bool has_new_affine = source.update_gamma_and_beta(state), has_new_statistics = source.update_mean_and_variance(state);
+      if (has_new_affine || has_new_statistics) normalizations.push_back(trained.normalization);
     }
   }
   if (!convolutions.empty() || !normalizations.empty()) reload(convolutions, normalizations);
+}
+
+void ParameterStore::update_own_sources(const std::vector<Shape>& source_shapes, const Buffer& gradients) {
+  for (std::size_t i = 0; i < trained_.size(); ++i) {
+    const TrainedParameters& trained = trained_[i];
+    if (trained.style != NNTrainingStyle::UpdateDeviceCPU) continue;
+    // They update the state in place, in the engine's own type: reading them again would only round to Float32.
+    if (trained.convolution) {
+      if (auto* own = dynamic_cast<ConvolutionWeights*>(trained.convolution->source.get()))
+        own->update(gradient_state(trained, source_shapes[i], gradients), source_state(*trained.convolution));
+    } else if (auto* own = dynamic_cast<BatchNormalizationWeights*>(trained.normalization->source.get())) {
+      const auto state = normalization_state(trained, source_shapes[i], gradients);
+      own->update_gamma_and_beta(state);
+      if (!own->update_mean_and_variance(state)) continue;
+      values(trained.normalization->mean).copy_from(own->mean_buffer());
+      values(trained.normalization->variance).copy_from(own->variance_buffer());
+    }
+  }
+  ++version_;
 }
 
 }  // namespace mpsnn

@@ -5,6 +5,8 @@
 #include <bit>
 #include <cmath>
 
+#include "mpsnn/nodes/normalization.hpp"
+
 namespace mpsnn {
 namespace {
 
@@ -262,11 +264,11 @@ void ParameterStore::reload(const std::vector<const ConvolutionValues*>& convolu
   ++version_;
 }
 
-std::shared_ptr<CNNConvolutionGradientState> ParameterStore::gradient_state(const TrainedParameters& trained, const Shape& source) const {
+std::shared_ptr<CNNConvolutionGradientState> ParameterStore::gradient_state(const TrainedParameters& trained, const Shape& source, const Buffer& block) const {
   auto state = std::make_shared<CNNConvolutionGradientState>();
   state->label = trained.convolution->label;
-  state->gradient_for_weights = gradients(trained.first);
-  if (trained.second) state->gradient_for_biases = gradients(trained.second);
+  state->gradient_for_weights = block.part(trained.first.offset, trained.first.count);
+  if (trained.second) state->gradient_for_biases = block.part(trained.second.offset, trained.second.count);
   state->descriptor = trained.convolution->descriptor;
   state->source_width = source.width;
   state->source_height = source.height;
@@ -278,18 +280,23 @@ std::shared_ptr<CNNConvolutionWeightsAndBiasesState> ParameterStore::source_stat
                                                                convolution.descriptor);
 }
 
-std::shared_ptr<CNNBatchNormalizationState> ParameterStore::normalization_state(const TrainedParameters& trained, const Shape& source) const {
+std::shared_ptr<CNNBatchNormalizationState> ParameterStore::normalization_state(const TrainedParameters& trained, const Shape& source, const Buffer& block) const {
   auto state = std::make_shared<CNNBatchNormalizationState>();
   const BatchNormalizationValues& normalization = *trained.normalization;
   state->label = normalization.label;
   state->gamma = values(normalization.gamma);
   state->beta = values(normalization.beta);
-  if (const BatchStatistics* statistics = batch_statistics(*trained.forward)) {
-    state->mean = gradients(statistics->mean);
-    state->variance = gradients(statistics->variance);
+  // With statistics Never, the batch's were not taken: there is nothing to average.
+  const auto flags = static_cast<std::int64_t>(dynamic_cast<const CNNBatchNormalizationNode&>(*trained.forward).flags) &
+                     static_cast<std::int64_t>(CNNBatchNormalizationFlags::CalculateStatisticsMask);
+  const bool has_statistics = flags != static_cast<std::int64_t>(CNNBatchNormalizationFlags::CalculateStatisticsNever);
+  const BatchStatistics* statistics = has_statistics ? batch_statistics(*trained.forward) : nullptr;
+  if (statistics) {
+    state->mean = block.part(statistics->mean.offset, statistics->mean.count);
+    state->variance = block.part(statistics->variance.offset, statistics->variance.count);
   }
-  state->gradient_for_gamma = gradients(trained.first);
-  state->gradient_for_beta = gradients(trained.second);
+  state->gradient_for_gamma = block.part(trained.first.offset, trained.first.count);
+  state->gradient_for_beta = block.part(trained.second.offset, trained.second.count);
   state->element_count = source.pixels();
   return state;
 }

@@ -83,14 +83,18 @@ class ParameterStore {
   /// GPU style: asks the data sources to record their updates, backward from the loss, behind the work of a step.
   /// `source_shapes` are those of the forward sources, one per entry of trained().
   void record_updates(CommandBuffer& command_buffer, const std::shared_ptr<ParameterStore>& self, const std::vector<Shape>& source_shapes);
-  /// CPU style: lets the data sources update themselves, then reads the changed ones. All or nothing as far as this store goes.
-  void run_updates(const std::vector<Shape>& source_shapes);
+  /// CPU style: lets the data sources update themselves with the gradients of one step (a copy of gradients()), then reads the
+  /// changed ones. All or nothing as far as this store and our own data sources go.
+  void run_updates(const std::vector<Shape>& source_shapes, const Buffer& gradients);
 
-  std::shared_ptr<CNNConvolutionGradientState> gradient_state(const TrainedParameters& trained, const Shape& source) const;
+  std::shared_ptr<CNNConvolutionGradientState> gradient_state(const TrainedParameters& trained, const Shape& source, const Buffer& gradients) const;
   std::shared_ptr<CNNConvolutionWeightsAndBiasesState> source_state(const ConvolutionValues& values) const;
-  std::shared_ptr<CNNBatchNormalizationState> normalization_state(const TrainedParameters& trained, const Shape& source) const;
+  std::shared_ptr<CNNBatchNormalizationState> normalization_state(const TrainedParameters& trained, const Shape& source, const Buffer& gradients) const;
 
  private:
+  void prepare_own_updates();
+  void update_application_sources(const std::vector<Shape>& source_shapes, const Buffer& gradients);
+  void update_own_sources(const std::vector<Shape>& source_shapes, const Buffer& gradients);
   ParameterRange reserve(std::size_t& end, Shape shape, std::string label);
   void reload(const std::vector<const ConvolutionValues*>& convolutions, const std::vector<const BatchNormalizationValues*>& normalizations);
   void load(const ConvolutionValues& values, const Buffer& target) const;

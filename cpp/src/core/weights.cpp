@@ -72,6 +72,23 @@ void require_fit(const NNOptimizer& optimizer, const Buffer& gradient, const Buf
   for (const Buffer& vector : history) require("a history vector", values.count(), vector.count());
 }
 
+/// An application's vectors hold float32 numbers, those of the reference engine are float64: one step on any of them.
+void apply_update(const NNOptimizer& optimizer, const Buffer& gradient, const Buffer& values, std::span<const Buffer> history, const Buffer& result) {
+  auto as_values = [&](const Buffer& buffer) {
+    if (buffer.type() == values.type()) return buffer;
+    Buffer converted(buffer.count(), values.type());
+    converted.copy_from(buffer);
+    return converted;
+  };
+  std::vector<Buffer> vectors;
+  for (const Buffer& vector : history) vectors.push_back(as_values(vector));
+  const Buffer updated = as_values(result);
+  optimizer.apply(as_values(gradient), values, vectors, updated);
+  for (std::size_t i = 0; i < vectors.size(); ++i)
+    if (vectors[i].data() != history[i].data()) history[i].copy_from(vectors[i]);
+  if (updated.data() != result.data()) result.copy_from(updated);
+}
+
 }  // namespace
 
 void encode(CommandBuffer& command_buffer, const std::shared_ptr<NNOptimizer>& optimizer, const Buffer& gradient, const Buffer& values,
@@ -79,7 +96,7 @@ void encode(CommandBuffer& command_buffer, const std::shared_ptr<NNOptimizer>& o
   require_fit(*optimizer, gradient, values, history, result);
   command_buffer.record([=] {
     optimizer->begin_step();
-    optimizer->apply(gradient, values, history, result);
+    apply_update(*optimizer, gradient, values, history, result);
   });
 }
 
@@ -95,8 +112,8 @@ void encode(CommandBuffer& command_buffer, const std::shared_ptr<NNOptimizer>& o
   command_buffer.record([=] {
     const std::span<const Buffer> vectors(history);
     optimizer->begin_step();
-    optimizer->apply(gradient_state->gradient_for_weights, source_state->weights, vectors.first(moments), result_state->weights);
-    if (has_biases) optimizer->apply(gradient_state->gradient_for_biases, source_state->biases, vectors.subspan(moments), result_state->biases);
+    apply_update(*optimizer, gradient_state->gradient_for_weights, source_state->weights, vectors.first(moments), result_state->weights);
+    if (has_biases) apply_update(*optimizer, gradient_state->gradient_for_biases, source_state->biases, vectors.subspan(moments), result_state->biases);
     else if (source_state->biases && result_state->biases) result_state->biases.copy_from(source_state->biases);
   });
 }

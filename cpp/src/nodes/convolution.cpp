@@ -102,7 +102,10 @@ void CNNConvolutionGradientNode::declare(ParameterStore& parameters) const {
 
 void CNNConvolutionGradientNode::lower(PlanBuilder& plan) const {
   const auto& forward = dynamic_cast<const CNNConvolutionNode&>(forward_filter());
-  const Step& step = plan.forward_step(forward);
+  const Step step = plan.forward_step(forward);
+  if (!std::holds_alternative<ConvolutionOp>(step.operation))
+    fail<GraphError>("the gradient state must come from a convolution.", "MPSCNNConvolutionNode", forward.class_name(),
+                     "a transposed convolution has a gradient class of its own");
   const auto& operation = std::get<ConvolutionOp>(step.operation);
   const ValueId gradient = plan.image(*this, 0), source = plan.image(*this, 1);
   plan.require_gradient_shape(*this, gradient, plan.shape(step.outputs[0]));

@@ -58,6 +58,10 @@ void CNNDropoutGradientNode::lower(PlanBuilder& plan) const {
   const Step step = plan.forward_step(forward_filter());
   if (!std::holds_alternative<DropoutOp>(step.operation))
     fail<GraphError>("the gradient state must come from a dropout node.", "MPSCNNDropoutNode", forward_filter().class_name(), "pass its result_state");
+  const DropoutParameters& forward = dynamic_cast<const CNNDropoutNode&>(forward_filter()).dropout();
+  if (forward != dropout_)
+    fail<GraphError>("its parameters differ from the forward node's: another mask would be applied.", dropout_json(forward).text(), dropout_json(dropout_).text(),
+                     "give the forward node's keep_probability, seed and mask stride");
   const ValueId gradient = plan.image(*this, 0);
   plan.require_gradient_shape(*this, gradient, plan.shape(step.outputs[0]));
   plan.add_result(*this, DropoutGradientOp{operation(dropout_)}, {gradient}, plan.shape(step.inputs[0]));

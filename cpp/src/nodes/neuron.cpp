@@ -39,6 +39,8 @@ CNNNeuronGradientNode::CNNNeuronGradientNode(ImageNodePtr source_gradient, Image
 
 void CNNNeuronGradientNode::lower(PlanBuilder& plan) const {
   const Step step = plan.forward_step(forward_filter());
+  if (!std::holds_alternative<NeuronOp>(step.operation))
+    fail<GraphError>("the gradient state must come from a neuron node.", "an MPSCNNNeuronNode", forward_filter().class_name(), "pass its result_state");
   const ValueId gradient = plan.image(*this, 0), source = plan.image(*this, 1);
   plan.require_gradient_shape(*this, gradient, plan.shape(step.outputs[0]));
   plan.require_same_shape(*this, "the source image", source, plan.shape(step.inputs[0]));

@@ -14,6 +14,10 @@ void lower_forward(const NNFilterNode& node, PlanBuilder& plan, bool is_log) {
 /// The formula needs the forward result; whichever image was wired, the state knows it (OQ-10).
 void lower_gradient(const NNFilterNode& node, const NNFilterNode& forward, PlanBuilder& plan, bool is_log) {
   const Step step = plan.forward_step(forward);
+  const auto* operation = std::get_if<SoftMaxOp>(&step.operation);
+  if (!operation || operation->is_log != is_log)
+    throw GraphError(plan.name(node) + ": the gradient state must come from the matching soft-max node.",
+                     {node.class_name(), plan.name(node), is_log ? "MPSCNNLogSoftMaxNode" : "MPSCNNSoftMaxNode", forward.class_name(), "pass its result_state"});
   const ValueId gradient = plan.image(node, 0);
   plan.require_gradient_shape(node, gradient, plan.shape(step.outputs[0]));
   plan.require_same_shape(node, "the source image", plan.image(node, 1), plan.shape(step.outputs[0]));

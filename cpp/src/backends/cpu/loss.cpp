@@ -246,7 +246,7 @@ class LossKernel final : public Kernel {
         total.nonzero_weights += sums->nonzero_weights;
       }
       const double divisor = this->divisor(images_per_sum, has_weights ? total.nonzero_weights : -1);
-      const double value = loss_.loss_type == CNNLossType::CosineDistance ? 1 - total.loss : total.loss;
+      const double value = loss_.loss_type == CNNLossType::CosineDistance ? loss_.weight - total.loss : total.loss;
       losses[n * stride] = divisor == 0 ? 0.0f : static_cast<float>(value / divisor);  // all weights zero: nothing was summed
     }
   }

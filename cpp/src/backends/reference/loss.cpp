@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 #include <cmath>
+#include <optional>
 
 #include "backends/reference/kernels.hpp"
 #include "backends/reference/neuron.hpp"
@@ -25,18 +26,15 @@ double smoothed_label(const CNNLossDescriptor& loss, double t) {
 /// t * ln p, with the limit 0 where a class has neither a label nor a probability.
 double label_times_log(double t, double log_p) { return t == 0 && std::isinf(log_p) ? 0 : t * log_p; }
 
-/// The rows of 14.2. `log_of_sum` is ln of the sum of e^y over the pixel's channels, used by soft-max cross entropy only.
-Terms terms(const CNNLossDescriptor& loss, double y, double label, double log_of_sum) {
+/// The rows of 14.2. `log_p` is the logarithm of soft-max at y, used by soft-max cross entropy only.
+Terms terms(const CNNLossDescriptor& loss, double y, double label, double log_p) {
   const double t = smoothed_label(loss, label);
   const double smoothing = std::max(0.0, static_cast<double>(loss.label_smoothing));
   const double e = y - t, eps = loss.epsilon, delta = loss.delta;
   switch (loss.loss_type) {
     case CNNLossType::MeanAbsoluteError: return {std::abs(e), sign(e), -sign(e)};
     case CNNLossType::MeanSquaredError: return {e * e, 2 * e, -2 * e};
-    case CNNLossType::SoftMaxCrossEntropy: {
-      const double log_p = y - log_of_sum;
-      return {-label_times_log(t, log_p), std::exp(log_p) - t, -(1 - smoothing) * log_p};
-    }
+    case CNNLossType::SoftMaxCrossEntropy: return {-label_times_log(t, log_p), std::exp(log_p) - t, -(1 - smoothing) * log_p};
     case CNNLossType::SigmoidCrossEntropy:
       return {std::max(y, 0.0) - y * t + std::log1p(std::exp(-std::abs(y))), sigmoid(y) - t, -(1 - smoothing) * y};
     case CNNLossType::CategoricalCrossEntropy:
@@ -75,11 +73,11 @@ template <class F>
 void for_each_term(const CNNLossDescriptor& loss, const Shape& shape, const Operands& in, F f) {
   for (std::size_t pixel = 0; pixel < shape.pixels(); ++pixel) {
     const std::size_t first = pixel * shape.channels;
-    const bool needs_sum = loss.loss_type == CNNLossType::SoftMaxCrossEntropy;
-    const double log_of_sum = needs_sum ? log_sum_exp(in.y + first, shape.channels) : 0;
+    std::optional<LogSoftMax> log_softmax;
+    if (loss.loss_type == CNNLossType::SoftMaxCrossEntropy) log_softmax.emplace(in.y + first, shape.channels);
     for (std::size_t i = first; i < first + shape.channels; ++i) {
       const double factor = loss.weight * (in.weights ? in.weights[i] : 1);
-      const Terms t = terms(loss, in.y[i], in.labels[i], log_of_sum);
+      const Terms t = terms(loss, in.y[i], in.labels[i], log_softmax ? (*log_softmax)(in.y[i]) : 0);
       f(i / shape.image_count(), i, Terms{factor * t.value, factor * t.prediction_gradient, factor * t.label_gradient});
     }
   }
@@ -117,7 +115,7 @@ void write_loss(const CNNLossDescriptor& loss, const Shape& shape, const Shape& 
   for (int n = 0; n < sums; ++n) {
     double& value = out[n * image_count];
     const double divisor = loss_divisor(loss, summed, in.weights ? in.weights + n * shape.image_count() : nullptr);
-    if (loss.loss_type == CNNLossType::CosineDistance) value = 1 - value;
+    if (loss.loss_type == CNNLossType::CosineDistance) value = loss.weight - value;
     value = divisor == 0 ? 0 : value / divisor;  // all weights zero: nothing was summed
   }
 }

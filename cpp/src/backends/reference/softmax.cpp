@@ -10,8 +10,8 @@ std::unique_ptr<Kernel> make_kernel(const SoftMaxOp& op, const OperandShapes& sh
     for (std::size_t pixel = 0; pixel < shape.pixels(); ++pixel) {
       const double* x = call.input<double>(0) + pixel * shape.channels;
       double* y = call.output<double>(0) + pixel * shape.channels;
-      const double log_of_sum = log_sum_exp(x, shape.channels);
-      for (int c = 0; c < shape.channels; ++c) y[c] = op.is_log ? x[c] - log_of_sum : std::exp(x[c] - log_of_sum);
+      const LogSoftMax log_softmax(x, shape.channels);
+      for (int c = 0; c < shape.channels; ++c) y[c] = op.is_log ? log_softmax(x[c]) : std::exp(log_softmax(x[c]));
     }
   });
 }
