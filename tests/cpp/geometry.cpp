@@ -17,7 +17,7 @@ constexpr Method kAligns[] = {Method::AlignCentered, Method::AlignTopLeft, Metho
 constexpr Method kRemainders[] = {Method::AddRemainderToTopLeft, Method::AddRemainderToTopRight, Method::AddRemainderToBottomLeft,
                                   Method::AddRemainderToBottomRight};
 
-/// Size, offset and first source index of a forward filter, as the table of docs/semantics.md 6.3 lists them.
+/// Size, offset and first source index of a forward filter, as the table of docs/MPS_SEMANTICS.md 6.3 lists them.
 struct Row {
   int output, offset, first;
   bool operator==(const Row&) const = default;

@@ -31,7 +31,7 @@ std::vector<Buffer> history_for(const NNOptimizer& optimizer, std::size_t count,
   return history;
 }
 
-/// One parameter, from 1, under the gradients of docs/semantics.md 22.4: 0.5, then 0.25.
+/// One parameter, from 1, under the gradients of docs/MPS_SEMANTICS.md 22.4: 0.5, then 0.25.
 struct Trace {
   std::vector<double> values;
   std::vector<Buffer> history;

@@ -3,12 +3,13 @@
 
 #include <algorithm>
 #include <string>
+#include <vector>
 
 #include "mpsnn/enums.hpp"
 #include "mpsnn/export.hpp"
 
 /// The only arithmetic on sizes, offsets, windows and divisors.
-/// Formulas: docs/semantics.md, "Padding, sizing and addressing".
+/// Formulas: docs/MPS_SEMANTICS.md, "Padding, sizing and addressing".
 namespace mpsnn {
 
 /// A half-open range of indices.
@@ -39,6 +40,8 @@ struct MPSNN_API Axis {
   constexpr int tap(int o, int t) const { return origin(o) + t * dilation; }
   /// True when every tap of every output pixel lies inside the image.
   constexpr bool is_inside() const { return origin(0) >= 0 && origin(output - 1) + extent() <= input; }
+  /// True when the one window covers the whole image and nothing else.
+  constexpr bool covers_image() const { return output == 1 && kernel == input && before == 0 && (dilation == 1 || kernel == 1); }
   /// Taps of output pixel `o` that land inside the image.
   Range taps_inside(int o) const;
   /// Output pixels whose window origin allows tap `t` to land inside the image.
@@ -82,6 +85,23 @@ MPSNN_API Axis axis_from_offset(int input, int output, int kernel, int stride, i
 MPSNN_API Window resolve_window(NNPaddingMethod method, int height, int width, const WindowSize& size);
 /// Both axes of a transposed filter; see resolve_reverse_axis.
 MPSNN_API Window resolve_reverse_window(NNPaddingMethod method, int height, int width, const WindowSize& size);
+
+/// The pixels first, first + step, ... of an image's axis that are met by the same taps of strided windows. To them, the data
+/// gradient is a convolution of stride 1 over the incoming gradient, so no multiplication meets an inserted zero.
+struct Phase {
+  Axis axis;              ///< from the incoming gradient to the pixels of this phase; kernel 0 when no tap meets them
+  std::vector<int> taps;  ///< the tap of the forward window under each tap of `axis`
+  int first = 0, step = 1;
+};
+MPSNN_API std::vector<Phase> phases(const Axis& forward);
+
+/// With edge mode Clamp a window reads what it would read without edges in an image enlarged by repetition. That axis, `shift`
+/// pixels in front of the original one: pixel j of it repeats pixel clamp_index(j - shift) of the image.
+struct EnlargedAxis {
+  Axis axis;
+  int shift = 0;
+};
+MPSNN_API EnlargedAxis enlarge(const Axis& axis);
 
 /// Number of taps that the average of output pixel `o` divides by (MPS_SEMANTICS 8.4). With edge mode Zero it is
 /// the kernel; with Clamp, the taps inside the image enlarged by `zero_pad` pixels on each side.

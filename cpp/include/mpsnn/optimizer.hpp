@@ -8,7 +8,7 @@
 #include "mpsnn/export.hpp"
 #include "mpsnn/image.hpp"
 
-/// Rules by which parameters follow their gradients. Formulas: docs/semantics.md, "Optimizers".
+/// Rules by which parameters follow their gradients. Formulas: docs/MPS_SEMANTICS.md, "Optimizers".
 namespace mpsnn {
 
 /// MPSNNOptimizerDescriptor: what every rule does to a gradient element first. In this order: clipping, rescaling,

@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "mpsnn/geometry.hpp"
 
+#include <numeric>
+
 namespace mpsnn {
 namespace {
 
@@ -88,6 +90,36 @@ Window resolve_window(NNPaddingMethod method, int height, int width, const Windo
 Window resolve_reverse_window(NNPaddingMethod method, int height, int width, const WindowSize& size) {
   return {resolve_reverse_axis(method, AxisDirection::y, height, size.kernel_height, size.stride_in_pixels_y),
           resolve_reverse_axis(method, AxisDirection::x, width, size.kernel_width, size.stride_in_pixels_x)};
+}
+
+std::vector<Phase> phases(const Axis& forward) {
+  std::vector<Phase> result;
+  const int common = std::gcd(forward.stride, forward.dilation);
+  for (int first = 0; first < std::min(forward.stride, forward.input); ++first) {
+    Phase phase;
+    phase.first = first;
+    phase.step = forward.stride;
+    phase.axis = {forward.output, ceil_divide(forward.input - first, forward.stride), 0, 1, forward.dilation / common, 0};
+    // Later taps meet a pixel from earlier windows: backwards, so that the axis counts upwards.
+    for (int tap = forward.kernel - 1; tap >= 0; --tap) {
+      const int distance = first - forward.tap(0, tap);  // from window 0's tap to the pixel
+      if (distance % forward.stride != 0) continue;
+      if (phase.taps.empty()) phase.axis.before = -(distance / forward.stride);
+      phase.taps.push_back(tap);
+    }
+    phase.axis.kernel = static_cast<int>(phase.taps.size());
+    result.push_back(std::move(phase));
+  }
+  return result;
+}
+
+EnlargedAxis enlarge(const Axis& axis) {
+  if (axis.output < 1) return {axis, 0};
+  const int begin = std::min(0, axis.origin(0)), end = std::max(axis.input, axis.origin(axis.output - 1) + axis.extent());
+  Axis enlarged = axis;
+  enlarged.input = end - begin;
+  enlarged.before = axis.before + begin;
+  return {enlarged, -begin};
 }
 
 int average_taps(const Axis& axis, int o, ImageEdgeMode edge, int zero_pad) {

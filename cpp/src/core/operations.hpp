@@ -8,7 +8,7 @@
 
 /// What the engines compute. Each struct is one operation with its geometry resolved; the comment gives its
 /// operands, images in N, H, W, C order. An operand in [brackets] may be absent: its pointer is null and its shape
-/// is all zeros. An absent output is not computed. Formulas: docs/semantics.md at the section named.
+/// is all zeros. An absent output is not computed. Formulas: docs/MPS_SEMANTICS.md at the section named.
 namespace mpsnn {
 
 // --- convolution (7.3, 7.4) ------------------------------------------------------------------------------------

@@ -5,7 +5,7 @@
 
 #include "mpsnn/descriptors.hpp"
 
-/// Activation functions and their derivatives (docs/semantics.md, 9.2), for the neuron kernels and for kernels that end in a
+/// Activation functions and their derivatives (docs/MPS_SEMANTICS.md, 9.2), for the neuron kernels and for kernels that end in a
 /// neuron. NaN stays NaN. The forms over rows choose the function once, outside of the loop.
 namespace mpsnn::cpu {
 

@@ -8,7 +8,7 @@
 #include "backends/backend.hpp"
 
 /// The float64 engine: one maker per operation. Every operand, parameters too, is an array of doubles.
-/// Plain loops over the formulas of docs/semantics.md; it stays slow so that it stays obviously right.
+/// Plain loops over the formulas of docs/MPS_SEMANTICS.md; it stays slow so that it stays obviously right.
 namespace mpsnn::reference {
 
 std::unique_ptr<Kernel> make_kernel(const ConvolutionOp&, const OperandShapes&);

@@ -3,7 +3,7 @@
 
 #include "mpsnn/descriptors.hpp"
 
-/// Neuron functions (docs/semantics.md, 9.2), for every operation that applies one.
+/// Neuron functions (docs/MPS_SEMANTICS.md, 9.2), for every operation that applies one.
 namespace mpsnn::reference {
 
 /// f(x) of feature channel `channel`; only PReLU looks at the channel.
