@@ -60,7 +60,7 @@ Patches::Patches(const Window& window, int channels, int groups, ImageEdgeMode e
       clamps_(edge_mode == ImageEdgeMode::Clamp),
       has_long_runs_(groups == 1 && (window.x.dilation == 1 || window.x.kernel == 1)) {
   if (is_pointwise(window.y) && is_pointwise(window.x)) source_stride_ = channels;
-  if (groups == 1 && covers_image(window.y) && covers_image(window.x)) source_stride_ = depth_;
+  if (groups == 1 && window.y.covers_image() && window.x.covers_image()) source_stride_ = depth_;
   for (int o = 0; o < window.x.output; ++o) taps_inside_.push_back(window.x.taps_inside(o));
 }
 
