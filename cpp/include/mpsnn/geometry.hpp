@@ -100,6 +100,12 @@ constexpr NNPaddingMethod operator|(NNPaddingMethod a, NNPaddingMethod b) {
   return static_cast<NNPaddingMethod>(static_cast<std::int64_t>(a) | static_cast<std::int64_t>(b));
 }
 
+/// The part of `[first, first + count)` that lies on an image of `size` pixels.
+constexpr Range clip_range(int first, int count, int size) {
+  const std::int64_t end = std::clamp<std::int64_t>(std::int64_t(first) + count, 0, size);
+  return {std::clamp(first, 0, size), static_cast<int>(end)};
+}
+
 /// Index of the nearest pixel of an image of `size` pixels.
 constexpr int clamp_index(int index, int size) { return std::clamp(index, 0, size - 1); }
 

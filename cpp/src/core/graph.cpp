@@ -10,7 +10,6 @@
 #include "core/json.hpp"
 #include "core/parameters.hpp"
 #include "core/plan_builder.hpp"
-#include "mpsnn/nodes/loss.hpp"
 
 namespace mpsnn {
 namespace {
@@ -78,7 +77,7 @@ void NNGraph::Impl::collect() {
   for (const FilterNodePtr& node : nodes) {
     for (const ImageNodePtr& source : node->sources())
       if (!source->producer() && known.insert(source.get()).second) source_images.push_back(source.get());
-    if (auto* loss = dynamic_cast<CNNLossNode*>(node.get())) source_states.push_back(loss->input_labels().get());
+    if (NNLabelsNode* labels = node->labels_placeholder()) source_states.push_back(labels);
     if (node->result_image()->export_from_graph) exported_images.push_back(node->result_image().get());
     for (const StateNodePtr& state : node->result_states())
       if (state->export_from_graph) exported_states.push_back(state.get());

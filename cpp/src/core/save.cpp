@@ -354,7 +354,7 @@ class Loader {
     const auto& states = json.at("result_states").array("result_states");
     const auto own_states = node->result_states();
     for (std::size_t i = 0; i < std::min(states.size(), own_states.size()); ++i) read_tags(*own_states[i], states[i]);
-    if (auto* loss = dynamic_cast<CNNLossNode*>(node.get()); loss && json.has("labels")) read_tags(*loss->input_labels(), json.at("labels"));
+    if (NNLabelsNode* labels = node->labels_placeholder(); labels && json.has("labels")) read_tags(*labels, json.at("labels"));
     nodes_.push_back(node);
     images_.push_back(node->result_image());
   }
@@ -384,7 +384,7 @@ std::string save_structure(const std::vector<ImageNodePtr>& result_images) {
     Json::Object object{{"class", node->class_name()},          {"label", node->label},           {"parameters", node->parameters()},
                         {"padding", padding_json(*node)},       {"sources", std::move(sources)},  {"states", std::move(states)},
                         {"result", image_json(*node->result_image())}, {"result_states", std::move(result_states)}};
-    if (auto* loss = dynamic_cast<CNNLossNode*>(node.get())) object.emplace("labels", state_json(*loss->input_labels()));
+    if (const NNLabelsNode* labels = node->labels_placeholder()) object.emplace("labels", state_json(*labels));
     write_data_source(object, *node);
     node_numbers[node.get()] = static_cast<int>(saved_nodes.size());
     image_numbers[node->result_image().get()] = static_cast<int>(inputs.size() + saved_nodes.size());
