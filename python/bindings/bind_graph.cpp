@@ -104,6 +104,7 @@ std::vector<ImageNodePtr> load_result_images(const std::string& path, const py::
   DataSources sources;
   for (const py::handle source : data_sources) {
     if (py::isinstance<CNNConvolutionDataSource>(source)) sources.convolutions.push_back(source.cast<ConvolutionDataSourcePtr>());
+    else if (py::isinstance<CNNAffineDataSource>(source)) sources.affine_normalizations.push_back(source.cast<AffineDataSourcePtr>());
     else sources.batch_normalizations.push_back(source.cast<BatchNormalizationDataSourcePtr>());
   }
   return load_structure(text.str(), sources);

@@ -116,4 +116,64 @@ class MPSNN_API BatchNormalizationWeights : public CNNBatchNormalizationDataSour
   TrainedBuffers training_;
 };
 
+/// Gamma and beta of an instance or group normalization, with an optimizer.
+class MPSNN_API AffineWeights {
+ public:
+  /// Gamma 1, beta 0.
+  AffineWeights(int feature_channels, std::string label, float epsilon, const char* class_name);
+  virtual ~AffineWeights();
+  const Buffer& gamma_buffer() const { return gamma_; }
+  const Buffer& beta_buffer() const { return beta_; }
+  /// Takes copies. Graphs see them after reload_from_data_sources().
+  void set_values(const Buffer& gamma, const Buffer& beta);
+  TrainedBuffers& training() { return training_; }
+
+ protected:
+  bool apply(const CNNAffineDataSource::StateBatch& states);
+  void prepare(const CNNAffineDataSource::StateBatch& states);
+  int channels_;
+  std::string label_;
+  float epsilon_;
+  Buffer gamma_, beta_;
+  TrainedBuffers training_;
+};
+
+/// The data source over such weights.
+template <class DataSource>
+class AffineWeightsSource : public DataSource, public AffineWeights, public std::enable_shared_from_this<AffineWeightsSource<DataSource>> {
+ public:
+  using AffineWeights::AffineWeights;
+  int number_of_feature_channels() override { return channels_; }
+  WeightArray gamma() override { return {gamma_.data(), gamma_.count(), gamma_.owner()}; }
+  WeightArray beta() override { return {beta_.data(), beta_.count(), beta_.owner()}; }
+  std::string label() override { return label_; }
+  float epsilon() override { return epsilon_; }
+  bool update_gamma_and_beta(const CNNAffineDataSource::StateBatch& states) override { return apply(states); }
+  std::shared_ptr<CNNNormalizationGammaAndBetaState> update_gamma_and_beta(CommandBuffer& command_buffer,
+                                                                           const CNNAffineDataSource::StateBatch& states) override {
+    if (!training_.optimizer()) return nullptr;
+    prepare(states);
+    command_buffer.record([self = this->shared_from_this(), states] { self->apply(states); });
+    return std::make_shared<CNNNormalizationGammaAndBetaState>(states.front()->gamma, states.front()->beta);
+  }
+};
+
+/// Gamma and beta of an instance normalization.
+class MPSNN_API InstanceNormalizationWeights final : public AffineWeightsSource<CNNInstanceNormalizationDataSource> {
+ public:
+  InstanceNormalizationWeights(int feature_channels, std::string label, float epsilon = 1e-5f)
+      : AffineWeightsSource(feature_channels, std::move(label), epsilon, "InstanceNormalizationWeights") {}
+};
+
+/// Gamma and beta of a group normalization.
+class MPSNN_API GroupNormalizationWeights final : public AffineWeightsSource<CNNGroupNormalizationDataSource> {
+ public:
+  GroupNormalizationWeights(int feature_channels, int groups, std::string label, float epsilon = 1e-5f)
+      : AffineWeightsSource(feature_channels, std::move(label), epsilon, "GroupNormalizationWeights"), groups_(groups) {}
+  int number_of_groups() override { return groups_; }
+
+ private:
+  int groups_;
+};
+
 }  // namespace mpsnn

@@ -17,15 +17,12 @@ namespace {
 /// A plan ready to run, and images it has handed out before: reused once the caller has let go of them.
 struct CachedPlan {
   SourceShapes shapes;
+  ImageFeatureChannelFormat format;
   std::unique_ptr<Executable> executable;
   std::vector<ValueId> returned;
   std::vector<Shape> trained_source_shapes;
   std::vector<std::vector<ImagePtr>> pool;  ///< per returned image
 };
-
-bool is_float32(ImageFeatureChannelFormat format) {
-  return format == ImageFeatureChannelFormat::None || format == ImageFeatureChannelFormat::Float32;
-}
 
 /// Data of an image in the engine's element type: the image's own, or a converted copy that `keep` holds.
 void* in_type(const Image& image, ElementType type, std::vector<Buffer>& keep) {
@@ -208,7 +205,7 @@ SourceShapes NNGraph::Impl::shapes_of(const std::vector<ImagePtr>& images, const
 
 CachedPlan& NNGraph::Impl::plan_for(const NNGraph& graph, const SourceShapes& shapes, bool needs_labels) {
   for (const auto& plan : plans)
-    if (plan->shapes == shapes) return *plan;
+    if (plan->shapes == shapes && plan->format == graph.format) return *plan;
   auto require_count = [](const char* what, std::size_t expected, std::size_t actual, const char* hint) {
     if (expected == actual) return;
     throw GraphError(std::string("MPSNNGraph: this graph takes ") + std::to_string(expected) + " " + what + ", not " + std::to_string(actual) + ".",
@@ -220,10 +217,6 @@ CachedPlan& NNGraph::Impl::plan_for(const NNGraph& graph, const SourceShapes& sh
     if (image.images != shapes.images[0].images)
       throw ShapeError("MPSNNGraph: all source images hold the same number of images.",
                        {.node = "MPSNNGraph", .expected = shapes.images[0].text(), .actual = image.text(), .hint = "pass batches of one length"});
-  for (const FilterNodePtr& node : nodes)
-    if (!is_float32(node->result_image()->format) || !is_float32(graph.format))
-      throw OptionError(graph.node_name(*node) + ": images of this format are not supported; they are stored as Float32.",
-                        {node->class_name(), graph.node_name(*node), "Float32 or None", "another MPSImageFeatureChannelFormat", "leave the format alone"});
   PlanBuilder builder(graph, *parameters, device->backend(), shapes, source_images, source_states);
   for (const FilterNodePtr& node : nodes) node->lower(builder);
   std::vector<NNImageNode*> returned;
@@ -232,6 +225,7 @@ CachedPlan& NNGraph::Impl::plan_for(const NNGraph& graph, const SourceShapes& sh
   returned.insert(returned.end(), exported_images.begin(), exported_images.end());
   auto cached = std::make_unique<CachedPlan>();
   cached->shapes = shapes;
+  cached->format = graph.format;
   std::vector<Shape> trained_source_shapes = builder.trained_source_shapes();
   Plan plan = builder.finish(returned);
   cached->returned = builder.returned_values();
@@ -345,6 +339,10 @@ std::vector<StatePtr> NNGraph::Impl::record_state_exports(CommandBuffer& command
       const auto state = parameters->gradient_state(*trained, source);
       own_copy(state->gradient_for_weights);
       own_copy(state->gradient_for_biases);
+      exported.push_back(state);
+    } else if (trained->affine) {
+      const auto state = parameters->affine_state(*trained);
+      for (Buffer* buffer : {&state->gamma, &state->beta, &state->gradient_for_gamma, &state->gradient_for_beta}) own_copy(*buffer);
       exported.push_back(state);
     } else {
       const auto state = parameters->normalization_state(*trained, source);

@@ -27,7 +27,8 @@ void ParameterStore::record_updates(CommandBuffer& command_buffer, const std::sh
   for (std::size_t i = 0; i < trained_.size(); ++i) {
     if (trained_[i].style != NNTrainingStyle::UpdateDeviceGPU) continue;
     if (trained_[i].convolution) record_convolution_update(command_buffer, self, trained_[i], source_shapes[i]);
-    else record_normalization_update(command_buffer, self, trained_[i], source_shapes[i]);
+    else if (trained_[i].normalization) record_normalization_update(command_buffer, self, trained_[i], source_shapes[i]);
+    else record_affine_update(command_buffer, self, trained_[i]);
   }
 }
 
@@ -75,13 +76,25 @@ void ParameterStore::record_normalization_update(CommandBuffer& command_buffer, 
   });
 }
 
+void ParameterStore::record_affine_update(CommandBuffer& command_buffer, const std::shared_ptr<ParameterStore>& self, const TrainedParameters& trained) {
+  const AffineValues& values = *trained.affine;
+  const auto result = values.source->update_gamma_and_beta(command_buffer, {affine_state(trained)});
+  if (!result) return;
+  require_same_count(values.label, "values of gamma", result->gamma, values.gamma.count);
+  if (result->beta) require_same_count(values.label, "values of beta", result->beta, values.beta.count);
+  command_buffer.record([self, &values, result] {
+    take(self->values(values.gamma), result->gamma);
+    take(self->values(values.beta), result->beta);
+    ++self->version_;
+  });
+}
+
 bool ParameterStore::has_cpu_updates() const {
   return std::any_of(trained_.begin(), trained_.end(), [](const TrainedParameters& t) { return t.style == NNTrainingStyle::UpdateDeviceCPU; });
 }
 
 void ParameterStore::run_updates(const std::vector<Shape>& source_shapes) {
-  std::vector<const ConvolutionValues*> convolutions;
-  std::vector<const BatchNormalizationValues*> normalizations;
+  Changed changed;
   // Our own data sources cannot fail, so they go last: when an application's source throws, none of them has moved.
   for (const bool is_own : {false, true}) {
     for (std::size_t i = 0; i < trained_.size(); ++i) {
@@ -90,17 +103,21 @@ void ParameterStore::run_updates(const std::vector<Shape>& source_shapes) {
       if (trained.convolution) {
         CNNConvolutionDataSource& source = *trained.convolution->source;
         if ((dynamic_cast<ConvolutionWeights*>(&source) != nullptr) != is_own) continue;
-        if (source.update(gradient_state(trained, source_shapes[i]), source_state(*trained.convolution))) convolutions.push_back(trained.convolution);
+        if (source.update(gradient_state(trained, source_shapes[i]), source_state(*trained.convolution))) changed.convolutions.push_back(trained.convolution);
+      } else if (trained.affine) {
+        CNNAffineDataSource& source = *trained.affine->source;
+        if ((dynamic_cast<AffineWeights*>(&source) != nullptr) != is_own) continue;
+        if (source.update_gamma_and_beta({affine_state(trained)})) changed.affines.push_back(trained.affine);
       } else {
         CNNBatchNormalizationDataSource& source = *trained.normalization->source;
         if ((dynamic_cast<BatchNormalizationWeights*>(&source) != nullptr) != is_own) continue;
         const auto state = normalization_state(trained, source_shapes[i]);
         const bool has_new_affine = source.update_gamma_and_beta(state), has_new_statistics = source.update_mean_and_variance(state);
-        if (has_new_affine || has_new_statistics) normalizations.push_back(trained.normalization);
+        if (has_new_affine || has_new_statistics) changed.normalizations.push_back(trained.normalization);
       }
     }
   }
-  if (!convolutions.empty() || !normalizations.empty()) reload(convolutions, normalizations);
+  if (!changed.convolutions.empty() || !changed.normalizations.empty() || !changed.affines.empty()) reload(changed);
 }
 
 }  // namespace mpsnn

@@ -1,8 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
+#include <optional>
 #include <vector>
 
+#include "core/operations.hpp"
 #include "mpsnn/data_source.hpp"
 #include "mpsnn/nodes/node.hpp"
 
@@ -33,6 +35,25 @@ struct BatchNormalizationValues {
   ParameterRange gamma, beta, mean, variance;
 };
 
+/// Parameters of one instance- or group-normalization data source, in the parameter block.
+struct AffineValues {
+  AffineDataSourcePtr source;
+  std::string label;
+  int channels = 0, groups = 0;
+  float epsilon = 0;
+  ParameterRange gamma, beta;
+};
+
+/// Parameters of one binary convolution node: bits do not fit the block of numbers, so plans share `values`.
+struct BinaryConvolutionParameters {
+  const NNFilterNode* node = nullptr;
+  ConvolutionDataSourcePtr source;
+  CNNConvolutionDescriptor descriptor;
+  std::string label;
+  std::optional<float> scale_value;
+  std::shared_ptr<BinaryConvolutionValues> values;
+};
+
 /// What a gradient node accumulates, in the gradient block: weights and biases, or gamma and beta.
 struct TrainedParameters {
   const NNFilterNode* node = nullptr;     ///< the gradient node
@@ -40,6 +61,7 @@ struct TrainedParameters {
   NNTrainingStyle style = NNTrainingStyle::UpdateDeviceNone;
   const ConvolutionValues* convolution = nullptr;
   const BatchNormalizationValues* normalization = nullptr;
+  const AffineValues* affine = nullptr;
   ParameterRange first, second;
 };
 
@@ -58,14 +80,22 @@ class ParameterStore {
   // --- for nodes, while they declare
   void declare_convolution(const NNFilterNode& node, const ConvolutionDataSourcePtr& source);
   void declare_batch_normalization(const NNFilterNode& node, const BatchNormalizationDataSourcePtr& source);
+  void declare_affine(const NNFilterNode& node, const AffineDataSourcePtr& source);
+  /// `values` holds the terms; bits come from the data source, and so does the output bias where `scale_value` is given.
+  void declare_binary_convolution(const NNFilterNode& node, const ConvolutionDataSourcePtr& source, BinaryConvolutionValues values,
+                                  std::optional<float> scale_value);
   void declare_batch_statistics(const NNFilterNode& node, const BatchNormalizationDataSourcePtr& source);
   void train_convolution(const NNFilterNode& node, const NNFilterNode& forward, NNTrainingStyle style, const ConvolutionDataSourcePtr& source);
   void train_batch_normalization(const NNFilterNode& node, const NNFilterNode& forward, NNTrainingStyle style,
                                  const BatchNormalizationDataSourcePtr& source);
 
+  void train_affine(const NNFilterNode& node, const NNFilterNode& forward, NNTrainingStyle style, const AffineDataSourcePtr& source);
+
   // --- for plans
   const ConvolutionValues& convolution(const ConvolutionDataSourcePtr& source) const;
   const BatchNormalizationValues& batch_normalization(const BatchNormalizationDataSourcePtr& source) const;
+  const AffineValues& affine(const AffineDataSourcePtr& source) const;
+  const BinaryConvolutionParameters& binary_convolution(const NNFilterNode& node) const;
   const TrainedParameters* trained(const NNFilterNode& gradient_node) const;
   const BatchStatistics* batch_statistics(const NNFilterNode& node) const;
 
@@ -89,20 +119,33 @@ class ParameterStore {
   std::shared_ptr<CNNConvolutionGradientState> gradient_state(const TrainedParameters& trained, const Shape& source) const;
   std::shared_ptr<CNNConvolutionWeightsAndBiasesState> source_state(const ConvolutionValues& values) const;
   std::shared_ptr<CNNBatchNormalizationState> normalization_state(const TrainedParameters& trained, const Shape& source) const;
+  std::shared_ptr<CNNAffineGradientState> affine_state(const TrainedParameters& trained) const;
 
  private:
   ParameterRange reserve(std::size_t& end, Shape shape, std::string label);
-  void reload(const std::vector<const ConvolutionValues*>& convolutions, const std::vector<const BatchNormalizationValues*>& normalizations);
+  /// What to read again: all, or what an update changed.
+  struct Changed {
+    std::vector<const ConvolutionValues*> convolutions;
+    std::vector<const BatchNormalizationValues*> normalizations;
+    std::vector<const AffineValues*> affines;
+    std::vector<BinaryConvolutionParameters*> binary_convolutions;
+  };
+  void reload(const Changed& changed);
   void load(const ConvolutionValues& values, const Buffer& target) const;
   void load(const BatchNormalizationValues& values, const Buffer& target) const;
+  void load(const AffineValues& values, const Buffer& target) const;
+  BinaryConvolutionValues load(const BinaryConvolutionParameters& parameters) const;
   void record_convolution_update(CommandBuffer& command_buffer, const std::shared_ptr<ParameterStore>& self, const TrainedParameters& trained,
                                  const Shape& source);
+  void record_affine_update(CommandBuffer& command_buffer, const std::shared_ptr<ParameterStore>& self, const TrainedParameters& trained);
   void record_normalization_update(CommandBuffer& command_buffer, const std::shared_ptr<ParameterStore>& self, const TrainedParameters& trained,
                                  const Shape& source);
 
   ElementType type_;
   std::vector<std::unique_ptr<ConvolutionValues>> convolutions_;
   std::vector<std::unique_ptr<BatchNormalizationValues>> normalizations_;
+  std::vector<std::unique_ptr<AffineValues>> affines_;
+  std::vector<std::unique_ptr<BinaryConvolutionParameters>> binary_convolutions_;
   std::vector<TrainedParameters> trained_;
   std::vector<BatchStatistics> statistics_;
   Buffer parameters_, gradients_;

@@ -252,4 +252,34 @@ std::shared_ptr<CNNNormalizationMeanAndVarianceState> BatchNormalizationWeights:
   return std::make_shared<CNNNormalizationMeanAndVarianceState>(mean_, variance_);
 }
 
+AffineWeights::AffineWeights(int feature_channels, std::string label, float epsilon, const char* class_name)
+    : channels_(feature_channels), label_(std::move(label)), epsilon_(epsilon) {
+  if (feature_channels < 1 || !(epsilon >= 0))
+    throw OptionError(std::string(class_name) + " \"" + label_ + "\": feature_channels must be at least 1 and epsilon not negative.",
+                      {.node = class_name, .label = label_, .expected = ">= 1, >= 0", .actual = std::to_string(feature_channels) + ", " + std::to_string(epsilon)});
+  gamma_ = filled(channels_, 1);
+  beta_ = filled(channels_, 0);
+}
+
+AffineWeights::~AffineWeights() = default;
+
+void AffineWeights::set_values(const Buffer& gamma, const Buffer& beta) {
+  require_count(label_, "gamma", gamma, channels_, "feature_channels");
+  require_count(label_, "beta", beta, channels_, "feature_channels");
+  gamma_ = copy_of(gamma);
+  beta_ = copy_of(beta);
+}
+
+void AffineWeights::prepare(const CNNAffineDataSource::StateBatch& states) { training_.prepare(states.front()->gamma, states.front()->beta, label_); }
+
+bool AffineWeights::apply(const CNNAffineDataSource::StateBatch& states) {
+  if (!training_.optimizer()) return false;
+  prepare(states);
+  const CNNAffineGradientState& state = *states.front();
+  training_.apply(state.gamma, state.gradient_for_gamma, state.beta, state.gradient_for_beta);
+  gamma_ = copy_of(state.gamma);
+  beta_ = copy_of(state.beta);
+  return true;
+}
+
 }  // namespace mpsnn

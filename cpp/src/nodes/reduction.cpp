@@ -14,16 +14,12 @@ NNUnaryReductionNode::NNUnaryReductionNode(ImageNodePtr source, ReductionAxis ax
 void NNUnaryReductionNode::lower(PlanBuilder& plan) const {
   const ValueId source = plan.image(*this, 0);
   const Shape image = plan.shape(source);
-  Range columns{0, image.width}, rows{0, image.height};
-  if (clip_rect_source) {
-    columns = clip_range(clip_rect_source->x, clip_rect_source->width, image.width);
-    rows = clip_range(clip_rect_source->y, clip_rect_source->height, image.height);
-    if (columns.size() == 0 || rows.size() == 0)
-      fail<ShapeError>("clip_rect_source leaves nothing of the image.", "a rectangle that meets image " + image.text(),
-                       std::to_string(clip_rect_source->width) + " x " + std::to_string(clip_rect_source->height) + " at " +
-                           std::to_string(clip_rect_source->x) + ", " + std::to_string(clip_rect_source->y),
-                       "None takes the whole image");
-  }
+  const ClipRectangle& clip = clip_rect_source;
+  const Range columns = clip_range(clip.x, clip.width, image.width), rows = clip_range(clip.y, clip.height, image.height);
+  if (columns.size() == 0 || rows.size() == 0)
+    fail<ShapeError>("clip_rect_source leaves nothing of the image.", "a rectangle that meets image " + image.text(),
+                     std::to_string(clip.width) + " x " + std::to_string(clip.height) + " at " + std::to_string(clip.x) + ", " + std::to_string(clip.y),
+                     "MPSRectNoClip takes the whole image");
   Shape result{image.images, rows.size(), columns.size(), image.channels};
   if (axis_ == ReductionAxis::row || axis_ == ReductionAxis::spatial) result.width = 1;
   if (axis_ == ReductionAxis::column || axis_ == ReductionAxis::spatial) result.height = 1;
@@ -32,8 +28,8 @@ void NNUnaryReductionNode::lower(PlanBuilder& plan) const {
 }
 
 Json NNUnaryReductionNode::parameters() const {
-  if (!clip_rect_source) return Json::Object{};
-  return {{"clip_x", clip_rect_source->x}, {"clip_y", clip_rect_source->y}, {"clip_width", clip_rect_source->width}, {"clip_height", clip_rect_source->height}};
+  const ClipRectangle& clip = clip_rect_source;
+  return {{"clip_x", clip.x}, {"clip_y", clip.y}, {"clip_width", clip.width}, {"clip_height", clip.height}};
 }
 
 #define MPSNN_REDUCTION_NODE(Name, axis, kind) \

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
-#include <optional>
+#include <limits>
 
 #include "mpsnn/nodes/node.hpp"
 
@@ -10,17 +10,18 @@ namespace mpsnn {
 enum class ReductionKind;
 enum class ReductionAxis;
 
-/// A rectangle of pixels: MTLRegion without its depth. Parts outside an image are ignored.
+/// A rectangle of pixels: MTLRegion without its depth. Parts outside an image are ignored; the default, MPSRectNoClip, is the
+/// whole image.
 struct ClipRectangle {
-  int x = 0, y = 0, width = 0, height = 0;
+  int x = 0, y = 0, width = std::numeric_limits<int>::max(), height = std::numeric_limits<int>::max();
   bool operator==(const ClipRectangle&) const = default;
 };
 
 /// MPSNNUnaryReductionNode: base of the reductions (MPS_SEMANTICS 17). Result: 1 along what is reduced, else the source's size.
 class MPSNN_API NNUnaryReductionNode : public NNFilterNode {
  public:
-  /// Restricts the source; empty (MPSRectNoClip) takes it whole.
-  std::optional<ClipRectangle> clip_rect_source;
+  /// Restricts the source.
+  ClipRectangle clip_rect_source;
   void lower(PlanBuilder& plan) const override;
   Json parameters() const override;
 
