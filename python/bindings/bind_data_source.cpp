@@ -9,7 +9,7 @@ namespace {
 /// An array that a Python data source returned, as `type`; kept alive until the graph has read it.
 WeightArray weight_array(const py::object& array, DataType type, const char* what, const std::string& label) {
   if (array.is_none()) return {};
-  const char* name = type == DataType::Float16 ? "float16" : type == DataType::UInt8 ? "uint8" : "float32";
+  const char* name = type == DataType::Float16 ? "float16" : type == DataType::UInt8 ? "uint8" : type == DataType::UInt32 ? "uint32" : "float32";
   py::object dense = py::module_::import("numpy").attr("ascontiguousarray")(array);
   const std::string given = py::str(dense.attr("dtype")).cast<std::string>();
   if (given != name)
@@ -144,6 +144,42 @@ class PyBatchNormalizationDataSource : public CNNBatchNormalizationDataSource, p
   }
 };
 
+/// Instance and group normalization: `Base` is the protocol's class.
+template <class Base>
+class PyAffineDataSource : public Base, public py::trampoline_self_life_support {
+  using States = CNNAffineDataSource::StateBatch;
+  const Base* self() const { return this; }
+
+ public:
+  int number_of_feature_channels() override { PYBIND11_OVERRIDE_PURE(int, Base, number_of_feature_channels); }
+  WeightArray gamma() override { return floats("gamma"); }
+  WeightArray beta() override { return floats("beta"); }
+  bool load() override { return call_or(true, self(), "load"); }
+  void purge() override { PYBIND11_OVERRIDE(void, Base, purge); }
+  std::string label() override { return call_or(std::string(), self(), "label"); }
+  float epsilon() override { PYBIND11_OVERRIDE(float, Base, epsilon); }
+  bool update_gamma_and_beta(const States& states) override { return call_or(false, self(), "update_gamma_and_beta", states); }
+  std::shared_ptr<CNNNormalizationGammaAndBetaState> update_gamma_and_beta(CommandBuffer& command_buffer, const States& states) override {
+    py::gil_scoped_acquire gil;
+    constexpr const char* kName = "update_gamma_and_beta_with_command_buffer";
+    if (!py::get_override(self(), kName)) require_gpu_update(self(), "update_gamma_and_beta", label());
+    const py::object result = call(self(), kName, py::cast(&command_buffer, py::return_value_policy::reference), states);
+    return result.is_none() ? nullptr : result.cast<std::shared_ptr<CNNNormalizationGammaAndBetaState>>();
+  }
+
+ private:
+  WeightArray floats(const char* name) {
+    py::gil_scoped_acquire gil;
+    return weight_array(call(self(), name), DataType::Float32, name);
+  }
+};
+
+class PyInstanceDataSource final : public PyAffineDataSource<CNNInstanceNormalizationDataSource> {};
+class PyGroupDataSource final : public PyAffineDataSource<CNNGroupNormalizationDataSource> {
+ public:
+  int number_of_groups() override { PYBIND11_OVERRIDE_PURE(int, CNNGroupNormalizationDataSource, number_of_groups); }
+};
+
 std::vector<py::ssize_t> weight_shape(const CNNConvolutionDescriptor& d) {
   return {d.output_feature_channels, d.kernel_height, d.kernel_width, d.input_channels_per_group()};
 }
@@ -236,6 +272,37 @@ void bind_descriptors(py::module_& m) {
       .def_readwrite("epsilon", &L::epsilon)
       .def_readwrite("delta", &L::delta)
       .def("__eq__", [](const L& a, const L& b) { return a == b; }, py::is_operator());
+
+  using Y = CNNYOLOLossDescriptor;
+  py::class_<Y>(m, "MPSCNNYOLOLossDescriptor", "The losses of a grid of object detectors and their scales (MPS_SEMANTICS 14.6). anchor_boxes: width and height of each, in grid units.")
+      .def(py::init([](CNNLossType xy, CNNLossType wh, CNNLossType confidence, CNNLossType classes, CNNReductionType reduction, std::vector<float> boxes, int count) {
+             Y y;
+             y.xy_loss_descriptor.loss_type = xy;
+             y.wh_loss_descriptor.loss_type = wh;
+             y.confidence_loss_descriptor.loss_type = confidence;
+             y.classes_loss_descriptor.loss_type = classes;
+             y.reduction_type = reduction;
+             y.anchor_boxes = std::move(boxes);
+             y.number_of_anchor_boxes = count;
+             return y;
+           }), "xy_loss_type"_a, "wh_loss_type"_a, "confidence_loss_type"_a, "classes_loss_type"_a, "reduction_type"_a, "anchor_boxes"_a, "number_of_anchor_boxes"_a)
+      .def_readwrite("xy_loss_descriptor", &Y::xy_loss_descriptor)
+      .def_readwrite("wh_loss_descriptor", &Y::wh_loss_descriptor)
+      .def_readwrite("confidence_loss_descriptor", &Y::confidence_loss_descriptor)
+      .def_readwrite("classes_loss_descriptor", &Y::classes_loss_descriptor)
+      .def_readwrite("reduction_type", &Y::reduction_type)
+      .def_readwrite("reduce_across_batch", &Y::reduce_across_batch)
+      .def_readwrite("rescore", &Y::rescore)
+      .def_readwrite("scale_xy", &Y::scale_xy)
+      .def_readwrite("scale_wh", &Y::scale_wh)
+      .def_readwrite("scale_no_object", &Y::scale_no_object)
+      .def_readwrite("scale_object", &Y::scale_object)
+      .def_readwrite("scale_class", &Y::scale_class)
+      .def_readwrite("min_iou_for_object_presence", &Y::min_iou_for_object_presence)
+      .def_readwrite("max_iou_for_object_absence", &Y::max_iou_for_object_absence)
+      .def_readwrite("number_of_anchor_boxes", &Y::number_of_anchor_boxes)
+      .def_readwrite("anchor_boxes", &Y::anchor_boxes)
+      .def("__eq__", [](const Y& a, const Y& b) { return a == b; }, py::is_operator());
 }
 
 void bind_states(py::module_& m) {
@@ -261,6 +328,13 @@ void bind_states(py::module_& m) {
                                      {"gradient_for_beta", &Normalization::gradient_for_beta}})
     normalization.def_property_readonly(name, [member = member](const Normalization& s) { return numpy_of(s.*member); });
   normalization.def_readonly("element_count", &Normalization::element_count, "Elements per channel behind the statistics.");
+  using AffineGradient = CNNAffineGradientState;
+  py::class_<AffineGradient, NNGradientState, std::shared_ptr<AffineGradient>> affine(m, "MPSCNNInstanceNormalizationGradientState",
+                                                                                     "Gradients of gamma and beta, summed over the images of the batch; C numbers each.");
+  for (const auto& [name, member] : {std::pair{"gamma", &AffineGradient::gamma}, {"beta", &AffineGradient::beta},
+                                     {"gradient_for_gamma", &AffineGradient::gradient_for_gamma}, {"gradient_for_beta", &AffineGradient::gradient_for_beta}})
+    affine.def_property_readonly(name, [member = member](const AffineGradient& s) { return numpy_of(s.*member); });
+  m.attr("MPSCNNGroupNormalizationGradientState") = affine;
   using Affine = CNNNormalizationGammaAndBetaState;
   py::class_<Affine, State, std::shared_ptr<Affine>>(m, "MPSCNNNormalizationGammaAndBetaState", "New gamma and beta, C numbers each.")
       .def(py::init([](const py::object& gamma, const py::object& beta) { return std::make_shared<Affine>(view_of(gamma, "gamma").buffer, view_of(beta, "beta").buffer); }),
@@ -327,6 +401,22 @@ needed. To train, define ``update_gamma_and_beta(state)`` and ``update_mean_and_
       .def("load", &Normalization::load)
       .def("purge", &Normalization::purge)
       .def("label", &Normalization::label);
+  py::class_<CNNAffineDataSource, py::smart_holder>(m, "AffineDataSource", "What the data sources of instance and group normalization share.")
+      .def("number_of_feature_channels", &CNNAffineDataSource::number_of_feature_channels)
+      .def("epsilon", &CNNAffineDataSource::epsilon)
+      .def("load", &CNNAffineDataSource::load)
+      .def("purge", &CNNAffineDataSource::purge)
+      .def("label", &CNNAffineDataSource::label);
+  py::class_<CNNInstanceNormalizationDataSource, CNNAffineDataSource, PyInstanceDataSource, py::smart_holder>(m, "MPSCNNInstanceNormalizationDataSource", R"(Parameters of an instance normalization (MPS_SEMANTICS 12.1). Derive from it.
+
+Define ``number_of_feature_channels()``; ``gamma()``, ``beta()``, ``epsilon()``, ``label()``, ``load()`` and ``purge()`` as needed. To train, define
+``update_gamma_and_beta(states)`` for CPU style, or ``update_gamma_and_beta_with_command_buffer(command_buffer, states)`` for GPU style; this
+engine passes one state, summed over the batch.)")
+      .def(py::init<>());
+  py::class_<CNNGroupNormalizationDataSource, CNNAffineDataSource, PyGroupDataSource, py::smart_holder>(
+      m, "MPSCNNGroupNormalizationDataSource", "Parameters of a group normalization: as for instance normalization, and number_of_groups().")
+      .def(py::init<>())
+      .def("number_of_groups", &CNNGroupNormalizationDataSource::number_of_groups);
 }
 
 }  // namespace mpsnn::python

@@ -112,6 +112,7 @@ std::vector<ImageNodePtr> load_result_images(const std::string& path, const py::
   DataSources sources;
   for (const py::handle source : data_sources) {
     if (py::isinstance<CNNConvolutionDataSource>(source)) sources.convolutions.push_back(source.cast<ConvolutionDataSourcePtr>());
+    else if (py::isinstance<CNNAffineDataSource>(source)) sources.affine_normalizations.push_back(source.cast<AffineDataSourcePtr>());
     else if (!py::isinstance<CNNBatchNormalizationDataSource>(source))
       throw WeightError("data_sources holds something that is no data source.",
                         {.node = "MPSNNGraph", .expected = "ConvolutionWeights, BatchNormalizationWeights or classes of your own derived from a data source",

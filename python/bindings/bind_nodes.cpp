@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-#include "bindings.hpp"
+#include "node_class.hpp"
 
 namespace mpsnn::python {
 namespace {
@@ -19,21 +19,6 @@ class PyHandle final : public Handle {
  private:
   std::shared_ptr<void> object_;
 };
-
-using Image = ImageNodePtr;
-using GradientState = std::shared_ptr<NNGradientStateNode>;
-
-/// A node class under Apple's name, inheriting as Apple's does.
-template <class Node, class Base>
-py::class_<Node, Base, std::shared_ptr<Node>> node_class(py::module_& m, const char* name, const char* doc) {
-  return py::class_<Node, Base, std::shared_ptr<Node>>(m, name, doc);
-}
-
-template <class Node, class Class>
-void def_training_style(Class& c) {
-  c.def_property("training_style", [](const Node& node) { return node.training_style; }, [](Node& node, NNTrainingStyle style) { node.training_style = style; },
-                 "Who updates the parameters; copied to gradient nodes when they are made.");
-}
 
 std::vector<FilterNodePtr> training_graph(const FilterNodePtr& node, const Image& source_gradient, const py::object& handler) {
   if (handler.is_none()) return node->training_graph(source_gradient);
@@ -151,6 +136,26 @@ void bind_pooling_pair_gradient(py::module_& m, const char* name, const char* do
            "padding_policy"_a = py::none());
 }
 
+void bind_binary_convolution(py::module_& m) {
+  auto def = [](auto& c, auto node) {
+    using Node = typename decltype(node)::type;
+    using Terms = std::optional<std::vector<float>>;
+    c.def(py::init([](Image source, ConvolutionDataSourcePtr weights, Terms output_bias, Terms output_scale, Terms input_bias, Terms input_scale,
+                      CNNBinaryConvolutionType type, CNNBinaryConvolutionFlags flags) {
+           const std::vector<float> none;
+           return std::make_shared<Node>(source, weights, BinaryConvolutionTerms{output_bias.value_or(none), output_scale.value_or(none), input_bias.value_or(none),
+                                                                                 input_scale.value_or(none)}, type, flags);
+         }), "source"_a, "weights"_a, "output_bias_terms"_a, "output_scale_terms"_a, "input_bias_terms"_a, "input_scale_terms"_a, "type"_a, "flags"_a)
+        .def(py::init([](Image source, ConvolutionDataSourcePtr weights, float scale, CNNBinaryConvolutionType type, CNNBinaryConvolutionFlags flags) {
+           return std::make_shared<Node>(source, weights, scale, type, flags);
+         }), "source"_a, "weights"_a, "scale_value"_a, "type"_a, "flags"_a);
+  };
+  auto convolution = node_class<CNNBinaryConvolutionNode, CNNConvolutionNode>(m, "MPSCNNBinaryConvolutionNode", "Convolution with weights of one bit, 32 channels to a UInt32 (MPS_SEMANTICS 7.9). No gradient exists.");
+  def(convolution, std::type_identity<CNNBinaryConvolutionNode>{});
+  auto fully_connected = node_class<CNNBinaryFullyConnectedNode, CNNBinaryConvolutionNode>(m, "MPSCNNBinaryFullyConnectedNode", "Binary convolution whose kernel is the whole image.");
+  def(fully_connected, std::type_identity<CNNBinaryFullyConnectedNode>{});
+}
+
 void bind_pooling(py::module_& m) {
   auto base = node_class<CNNPoolingNode, NNFilterNode>(m, "MPSCNNPoolingNode", "Base of the pooling nodes (MPS_SEMANTICS 8): edge mode Clamp, padding same, channels unchanged.");
   def_window_properties<CNNPoolingNode>(base);
@@ -254,6 +259,13 @@ void bind_arithmetic_pair(py::module_& m, const char* name, const char* gradient
       .def(py::init<const std::vector<Image>&, const FilterNodePtr&, bool>(), "gradient_images"_a, "forward_filter"_a, "is_secondary_source_filter"_a);
 }
 
+template <class Node>
+void bind_plain_arithmetic(py::module_& m, const char* name, const char* doc, auto&& more) {
+  auto c = node_class<Node, NNBinaryArithmeticNode>(m, name, doc);
+  c.def(py::init<std::vector<Image>>(), "sources"_a).def(py::init<Image, Image>(), "left_source"_a, "right_source"_a);
+  more(c);
+}
+
 void bind_arithmetic(py::module_& m) {
   auto base = node_class<NNBinaryArithmeticNode, NNFilterNode>(m, "MPSNNBinaryArithmeticNode", "Base of the arithmetic nodes (MPS_SEMANTICS 16). Strides of 0 repeat a source along a dimension.");
   base.def("gradient_class", [](const NNBinaryArithmeticNode& node) -> py::object { return py::module_::import("mpsnn._mpsnn").attr(node.gradient_class()); }, "The class of this node's gradients.");
@@ -265,6 +277,9 @@ void bind_arithmetic(py::module_& m) {
   bind_arithmetic_pair<NNSubtractionNode, NNSubtractionGradientNode>(m, "MPSNNSubtractionNode", "MPSNNSubtractionGradientNode", "primary_scale * x - secondary_scale * y + bias, clamped");
   bind_arithmetic_pair<NNMultiplicationNode, NNMultiplicationGradientNode>(m, "MPSNNMultiplicationNode", "MPSNNMultiplicationGradientNode",
                                                                            "(primary_scale * x) * (secondary_scale * y) + bias, clamped");
+  bind_plain_arithmetic<NNDivisionNode>(m, "MPSNNDivisionNode", "(primary_scale * x) / (secondary_scale * y) + bias, clamped. No gradient exists.", [](auto&) {});
+  bind_plain_arithmetic<NNComparisonNode>(m, "MPSNNComparisonNode", "1 where the relation holds, else 0. No gradient exists.",
+                                          [](auto& c) { c.def_readwrite("comparison_type", &NNComparisonNode::comparison_type); });
 }
 
 void bind_normalization_and_dropout(py::module_& m) {
@@ -357,6 +372,9 @@ void bind_losses(py::module_& m) {
            }), "source_gradient"_a, "source_image"_a, "labels"_a, "weights"_a, "gradient_state"_a, "loss_descriptor"_a, "is_labels_gradient_filter"_a)
       .def_property_readonly("is_labels_gradient_filter", &NNLossGradientNode::is_labels_gradient_filter);
   def_loss_properties<NNLossGradientNode>(gradient);
+  node_class<CNNYOLOLossNode, NNFilterNode>(m, "MPSCNNYOLOLossNode", "Loss of a grid of object detectors; result and labels as MPSCNNLossNode's (MPS_SEMANTICS 14.6).")
+      .def(py::init<Image, CNNYOLOLossDescriptor>(), "source"_a, "loss_descriptor"_a)
+      .def_property_readonly("input_labels", &CNNYOLOLossNode::input_labels);
   node_class<NNInitialGradientNode, NNFilterNode>(m, "MPSNNInitialGradientNode", "Ones of the source's size: differentiates the sum of the source.").def(py::init<Image>(), "source"_a);
 
   node_class<NNConcatenationNode, NNFilterNode>(m, "MPSNNConcatenationNode", "Appends the feature channels of its sources, densely (MPS_SEMANTICS 18.1).")
@@ -383,11 +401,14 @@ py::object object_of(const HandlePtr& handle) {
 void bind_nodes(py::module_& m) {
   bind_base(m);
   bind_convolution(m);
+  bind_binary_convolution(m);
   bind_pooling(m);
   bind_neurons(m);
   bind_arithmetic(m);
   bind_normalization_and_dropout(m);
   bind_losses(m);
+  bind_normalization_nodes(m);
+  bind_shape_nodes(m);
 }
 
 }  // namespace mpsnn::python

@@ -169,6 +169,20 @@ void require_names(const py::kwargs& values, std::initializer_list<const char*> 
   }
 }
 
+template <class Weights, class DataSource>
+py::class_<Weights, DataSource, py::smart_holder> bind_affine_weights(py::module_& m, const char* name, const char* doc) {
+  py::class_<Weights, DataSource, py::smart_holder> c(m, name, doc);
+  c.def_property_readonly("values", [](const Weights& w) {
+     return py::dict("gamma"_a = numpy_of(w.gamma_buffer(), {}, false), "beta"_a = numpy_of(w.beta_buffer(), {}, false));
+   }, "The numbers as they are now, read-only views by name: gamma, beta.")
+      .def("set_values", [](Weights& w, const py::kwargs& values) {
+        require_names(values, {"gamma", "beta"});
+        w.set_values(chosen(values, "gamma", w.gamma_buffer()), chosen(values, "beta", w.beta_buffer()));
+      }, "Takes copies of arrays given by name. Graphs see them after reload_from_data_sources(). Raises WeightError for other sizes.");
+  def_training(c);
+  return c;
+}
+
 }  // namespace
 
 void bind_weights(py::module_& m) {
@@ -227,6 +241,18 @@ PyTorch. Raises OptionError for numbers out of range.)");
                           chosen(values, "variance", w.variance_buffer()));
            }, "Takes copies of arrays given by name. Graphs see them after reload_from_data_sources(). Raises WeightError for other sizes.");
   def_training(normalization);
+  bind_affine_weights<InstanceNormalizationWeights, CNNInstanceNormalizationDataSource>(m, "InstanceNormalizationWeights", "Gamma and beta of an instance normalization, with an optimizer.")
+      .def(py::init([](int channels, const std::string& label, float epsilon, const std::shared_ptr<NNOptimizer>& optimizer) {
+             auto weights = std::make_shared<InstanceNormalizationWeights>(channels, label, epsilon);
+             weights->training().set_optimizer(optimizer);
+             return weights;
+           }), "feature_channels"_a, py::kw_only(), "label"_a = "", "epsilon"_a = 1e-5f, "optimizer"_a = py::none());
+  bind_affine_weights<GroupNormalizationWeights, CNNGroupNormalizationDataSource>(m, "GroupNormalizationWeights", "Gamma and beta of a group normalization, with an optimizer.")
+      .def(py::init([](int channels, int groups, const std::string& label, float epsilon, const std::shared_ptr<NNOptimizer>& optimizer) {
+             auto weights = std::make_shared<GroupNormalizationWeights>(channels, groups, label, epsilon);
+             weights->training().set_optimizer(optimizer);
+             return weights;
+           }), "feature_channels"_a, "number_of_groups"_a, py::kw_only(), "label"_a = "", "epsilon"_a = 1e-5f, "optimizer"_a = py::none());
 }
 
 }  // namespace mpsnn::python

@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "mpsnn/geometry.hpp"
 
+#include <limits>
+
 #include "check.hpp"
 
 using namespace mpsnn;
@@ -207,6 +209,76 @@ TEST(average_divisors_count_what_their_edge_mode_says) {
       }
     }
   });
+}
+
+TEST(a_mirrored_axis_meets_the_same_pixels) {
+  for_each_axis([](const Axis& axis) {
+    if (axis.stride != 1 || axis.output < 1) return;
+    const Axis mirrored = axis.mirrored();
+    CHECK(mirrored.mirrored() == axis);
+    for (int p = 0; p < axis.input; ++p)
+      for (int t = 0; t < axis.kernel; ++t) CHECK_EQ(axis.tap(mirrored.tap(p, t), axis.kernel - 1 - t), p);
+  });
+}
+
+TEST(padding_reads_the_elements_of_the_table) {
+  const std::vector<int> clamp{0, 0, 0, 0, 0, 0, 1, 2, 2, 2, 2, 2, 2}, mirror{1, 0, 1, 2, 1, 0, 1, 2, 1, 0, 1, 2, 1},
+      with_edge{1, 2, 2, 1, 0, 0, 1, 2, 2, 1, 0, 0, 1}, fill{-1, -1, -1, -1, -1, 0, 1, 2, -1, -1, -1, -1, -1};
+  const auto read = [](int size, ImageEdgeMode mode) {
+    std::vector<int> elements;
+    for (int i = -5; i <= 7; ++i) elements.push_back(padded_index(i, size, mode));
+    return elements;
+  };
+  CHECK_EQ(read(3, ImageEdgeMode::Clamp), clamp);
+  CHECK_EQ(read(3, ImageEdgeMode::Mirror), mirror);
+  CHECK_EQ(read(3, ImageEdgeMode::MirrorWithEdge), with_edge);
+  CHECK_EQ(read(3, ImageEdgeMode::Zero), fill);
+  CHECK_EQ(read(3, ImageEdgeMode::Constant), fill);
+  for (ImageEdgeMode mode : {ImageEdgeMode::Clamp, ImageEdgeMode::Mirror, ImageEdgeMode::MirrorWithEdge})
+    CHECK_EQ(read(1, mode), std::vector<int>(13, 0));
+}
+
+TEST(enlarged_images_sample_where_they_should) {
+  const auto values = [](bool align_corners) {  // of 0, 10, 20 enlarged twice
+    std::vector<double> result;
+    for (int o = 0; o < 6; ++o) {
+      const LinearSample s = linear_sample(upsampling_position(o, 3, 2, align_corners), 3);
+      result.push_back((1 - s.fraction) * 10 * s.low + s.fraction * 10 * s.high);
+    }
+    return result;
+  };
+  CHECK_EQ(values(false), (std::vector<double>{0, 2.5, 7.5, 12.5, 17.5, 20}));
+  const std::vector<double> aligned = values(true);
+  for (int o = 0; o < 6; ++o) CHECK_NEAR(aligned[o], 4 * o, 20 * std::numeric_limits<double>::epsilon());
+  CHECK_EQ(upsampling_position(0, 1, 1, true), 0);
+  for (int size = 1; size <= 4; ++size)
+    for (int factor = 1; factor <= 5; ++factor)
+      for (bool align_corners : {false, true}) {
+        const LinearSample first = linear_sample(upsampling_position(0, size, factor, align_corners), size);
+        CHECK(first.low == 0 && first.fraction == 0 && first.high == std::min(1, size - 1));
+        for (int o = 0; o < size * factor; ++o) {
+          const LinearSample s = linear_sample(upsampling_position(o, size, factor, align_corners), size);
+          CHECK(s.low >= 0 && s.low <= s.high && s.high < size && s.fraction >= 0 && s.fraction < 1);
+          if (factor == 1) CHECK(s.low == o && s.fraction == 0);
+          if (!align_corners) CHECK_EQ(scale_position(o, factor, 0), upsampling_position(o, size, factor, false));
+        }
+      }
+  CHECK_EQ(scale_position(7, 2, 3), 1.75);
+}
+
+TEST(lanczos_taps_lie_within_three_lobes) {
+  for (double stretch : {1.0, 1.5, 4.0})
+    for (double position : {-1e12, -7.25, 0.0, 2.0, 2.5, 9.125, 1e12}) {
+      const LanczosTaps lanczos = lanczos_taps(position, stretch, 5);
+      if (std::abs(position) < 1e3) {
+        const auto is_near = [&](int tap) { return std::abs(tap - lanczos.position) < 3 * stretch; };
+        CHECK_EQ(std::clamp(position, -3 * stretch - 1, 5 + 3 * stretch), lanczos.position);
+        CHECK(is_near(lanczos.taps.begin) && is_near(lanczos.taps.end - 1));
+        CHECK(!is_near(lanczos.taps.begin - 1) && !is_near(lanczos.taps.end));
+      } else {
+        CHECK(position < 0 ? lanczos.taps.end <= 0 : lanczos.taps.begin >= 5);
+      }
+    }
 }
 
 TEST(height_and_width_resolve_each_on_its_own) {

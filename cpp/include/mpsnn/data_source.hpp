@@ -78,4 +78,40 @@ class MPSNN_API CNNBatchNormalizationDataSource {
 };
 using BatchNormalizationDataSourcePtr = std::shared_ptr<CNNBatchNormalizationDataSource>;
 
+/// What the data sources of instance and group normalization share: gamma and beta (MPS_SEMANTICS 12.1).
+class MPSNN_API CNNAffineDataSource {
+ public:
+  /// The states that one step leaves. This engine sums over the images of the batch, so there is one.
+  using StateBatch = std::vector<std::shared_ptr<CNNAffineGradientState>>;
+  virtual ~CNNAffineDataSource();
+  virtual int number_of_feature_channels() = 0;
+  virtual WeightArray gamma() = 0;  ///< C floats, or none for 1
+  virtual WeightArray beta() = 0;   ///< C floats, or none for 0
+  virtual bool load() { return true; }
+  virtual void purge() {}
+  virtual std::string label() { return {}; }
+  /// FLT_MIN unless overridden, as in MPS.
+  virtual float epsilon() { return 1.17549435e-38f; }
+  /// Groups of consecutive channels that share statistics; 0 makes every channel its own.
+  virtual int group_count() { return 0; }
+  /// CPU style: true when the source took new values, which the graph then reads.
+  virtual bool update_gamma_and_beta(const StateBatch& states);
+  /// GPU style: records work on the command buffer; returns a state that will hold the new values, or null.
+  virtual std::shared_ptr<CNNNormalizationGammaAndBetaState> update_gamma_and_beta(CommandBuffer& command_buffer, const StateBatch& states);
+};
+using AffineDataSourcePtr = std::shared_ptr<CNNAffineDataSource>;
+
+/// MPSCNNInstanceNormalizationDataSource.
+class MPSNN_API CNNInstanceNormalizationDataSource : public CNNAffineDataSource {
+ public:
+  ~CNNInstanceNormalizationDataSource() override;
+};
+/// MPSCNNGroupNormalizationDataSource. The groups must divide the channels.
+class MPSNN_API CNNGroupNormalizationDataSource : public CNNAffineDataSource {
+ public:
+  ~CNNGroupNormalizationDataSource() override;
+  virtual int number_of_groups() = 0;
+  int group_count() override { return number_of_groups(); }
+};
+
 }  // namespace mpsnn

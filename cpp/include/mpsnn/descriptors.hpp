@@ -77,4 +77,17 @@ struct CNNLossDescriptor {
   bool operator==(const CNNLossDescriptor&) const = default;
 };
 
+/// MPSCNNYOLOLossDescriptor (MPS_SEMANTICS 14.6).
+struct CNNYOLOLossDescriptor {
+  CNNLossDescriptor xy_loss_descriptor, wh_loss_descriptor, confidence_loss_descriptor, classes_loss_descriptor;
+  CNNReductionType reduction_type = CNNReductionType::Sum;
+  bool reduce_across_batch = false;
+  bool rescore = true;
+  float scale_xy = 10, scale_wh = 10, scale_no_object = 5, scale_object = 100, scale_class = 2;
+  float min_iou_for_object_presence = 0.7f, max_iou_for_object_absence = 0.3f;
+  int number_of_anchor_boxes = 1;
+  std::vector<float> anchor_boxes;  ///< width and height of each, in grid units
+  bool operator==(const CNNYOLOLossDescriptor&) const = default;
+};
+
 }  // namespace mpsnn

@@ -46,6 +46,9 @@ struct MPSNN_API Axis {
   Range taps_inside(int o) const;
   /// Output pixels whose window origin allows tap `t` to land inside the image.
   Range outputs_inside(int t) const;
+  /// The axis that walks the same meetings from the other end, for stride 1: tap t of its output pixel p is the output pixel
+  /// whose tap kernel - 1 - t reads p. Gradients gather along it.
+  constexpr Axis mirrored() const { return {output, input, kernel, 1, dilation, extent() - 1 - before}; }
   /// MPS's `offset`: the input position of the window's centre for output pixel 0.
   constexpr int offset() const { return extent() / 2 - before; }
 };
@@ -107,6 +110,33 @@ MPSNN_API EnlargedAxis enlarge(const Axis& axis);
 /// the kernel; with Clamp, the taps inside the image enlarged by `zero_pad` pixels on each side.
 MPSNN_API int average_taps(const Axis& axis, int o, ImageEdgeMode edge, int zero_pad);
 
+/// Element of a dimension of `size` elements that index `index` of its padded form reads, counted from the element's own 0:
+/// -1 where it reads the fill value (Zero and Constant outside). Source: MPS_SEMANTICS 18.3.
+MPSNN_API int padded_index(int index, int size, ImageEdgeMode mode);
+
+/// Where a pixel of an enlarged or scaled image lies between the pixels of its source: value = (1 - fraction) * low +
+/// fraction * high.
+struct LinearSample {
+  int low = 0, high = 0;
+  double fraction = 0;
+};
+/// The two pixels around a position, clamped to an image of `size` pixels.
+MPSNN_API LinearSample linear_sample(double position, int size);
+
+/// Source position of pixel `o` of an image of `size` pixels enlarged by a whole factor: the centres of the first and the last
+/// pixels meet (align_corners), or the outer borders do. Source: MPS_SEMANTICS 15.
+MPSNN_API double upsampling_position(int o, int size, int factor, bool align_corners);
+/// Source position of result pixel `o` under result = source * scale + translate, with pixel centres at halves.
+constexpr double scale_position(int o, double scale, double translate) { return (o + 0.5 - translate) / scale - 0.5; }
+
+/// Pixels, those outside of the image included, less than 3 * stretch away from a position: the taps of a stretched Lanczos
+/// filter with 3 lobes. Positions far outside move to where all their taps are outside still. Source: MPS_SEMANTICS 15.
+struct LanczosTaps {
+  Range taps;
+  double position = 0;
+};
+MPSNN_API LanczosTaps lanczos_taps(double position, double stretch, int size);
+
 /// The policy of the gradient direction: valid and full change places (MPS_SEMANTICS 6.6).
 MPSNN_API NNPaddingMethod inverse_padding_method(NNPaddingMethod method);
 
@@ -118,6 +148,12 @@ constexpr bool has(NNPaddingMethod method, NNPaddingMethod bits) {
 }
 constexpr NNPaddingMethod operator|(NNPaddingMethod a, NNPaddingMethod b) {
   return static_cast<NNPaddingMethod>(static_cast<std::int64_t>(a) | static_cast<std::int64_t>(b));
+}
+
+/// The part of `[first, first + count)` that lies on an image of `size` pixels.
+constexpr Range clip_range(int first, int count, int size) {
+  const std::int64_t end = std::clamp<std::int64_t>(std::int64_t(first) + count, 0, size);
+  return {std::clamp(first, 0, size), static_cast<int>(end)};
 }
 
 /// Index of the nearest pixel of an image of `size` pixels.

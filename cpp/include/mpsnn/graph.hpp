@@ -118,6 +118,7 @@ MPSNN_API std::string save_structure(const std::vector<ImageNodePtr>& result_ima
 struct DataSources {
   std::vector<ConvolutionDataSourcePtr> convolutions;
   std::vector<BatchNormalizationDataSourcePtr> batch_normalizations;
+  std::vector<AffineDataSourcePtr> affine_normalizations;
 };
 /// The result images of a saved structure. Throws FileError for text that save_structure() did not write, and WeightError
 /// when a data source is missing or has another descriptor.

@@ -47,6 +47,13 @@ class MPSNN_API CNNBatchNormalizationState final : public NNGradientState {
   std::size_t element_count = 0;
 };
 
+/// MPSCNNInstanceNormalizationGradientState and MPSCNNGroupNormalizationGradientState: gradients of gamma and beta, summed over
+/// the images of the batch; C numbers each.
+class MPSNN_API CNNAffineGradientState final : public NNGradientState {
+ public:
+  Buffer gamma, beta, gradient_for_gamma, gradient_for_beta;
+};
+
 /// MPSCNNNormalizationGammaAndBetaState.
 class MPSNN_API CNNNormalizationGammaAndBetaState final : public State {
  public:

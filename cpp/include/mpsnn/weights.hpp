@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
+#include <functional>
 #include <memory>
 #include <string>
 #include <vector>
@@ -34,6 +35,8 @@ class MPSNN_API TrainedBuffers {
   const std::vector<Buffer>& history() const { return history_; }
   /// Continues from saved vectors; sizes are checked at the next update.
   void set_history(std::vector<Buffer> history) { history_ = std::move(history); }
+  /// A copy with an optimizer and history of its own.
+  TrainedBuffers copy() const;
   /// Makes the history that an update of such parameters needs. Throws WeightError when restored history does not fit.
   void prepare(const Buffer& first, const Buffer& second, const std::string& label);
   /// Updates in place. prepare() must have run.
@@ -44,9 +47,21 @@ class MPSNN_API TrainedBuffers {
   std::vector<Buffer> history_;
 };
 
+/// What our own data sources have in common.
+class MPSNN_API TrainedDataSource {
+ public:
+  virtual ~TrainedDataSource();
+  TrainedBuffers& training() { return training_; }
+  /// A way back from updates that follow: optimizer, history and numbers; those in a graph's memory are the graph's to restore.
+  virtual std::function<void()> remember() = 0;
+
+ protected:
+  TrainedBuffers training_;
+};
+
 /// Weights of a convolution over arrays, with an optimizer. The arrays given are never written: training moves to memory of
 /// its own, which weights_buffer() shows.
-class MPSNN_API ConvolutionWeights : public CNNConvolutionDataSource, public std::enable_shared_from_this<ConvolutionWeights> {
+class MPSNN_API ConvolutionWeights : public CNNConvolutionDataSource, public TrainedDataSource, public std::enable_shared_from_this<ConvolutionWeights> {
  public:
   /// `weights` O x kH x kW x I/groups, `biases` O or none. Throws WeightError for other sizes.
   ConvolutionWeights(CNNConvolutionDescriptor descriptor, Buffer weights, Buffer biases, std::string label);
@@ -68,17 +83,16 @@ class MPSNN_API ConvolutionWeights : public CNNConvolutionDataSource, public std
   const Buffer& biases_buffer() const { return biases_; }
   /// Takes copies. Graphs see them after reload_from_data_sources().
   void set_values(const Buffer& weights, const Buffer& biases);
-  TrainedBuffers& training() { return training_; }
+  std::function<void()> remember() override;
 
  private:
   CNNConvolutionDescriptor descriptor_;
   std::string label_;
   Buffer weights_, biases_;
-  TrainedBuffers training_;
 };
 
 /// Gamma, beta and running statistics of a batch normalization, with an optimizer.
-class MPSNN_API BatchNormalizationWeights : public CNNBatchNormalizationDataSource, public std::enable_shared_from_this<BatchNormalizationWeights> {
+class MPSNN_API BatchNormalizationWeights : public CNNBatchNormalizationDataSource, public TrainedDataSource, public std::enable_shared_from_this<BatchNormalizationWeights> {
  public:
   /// Gamma and variance 1, beta and mean 0. `momentum` is the weight of the new batch in the running statistics:
   /// running = (1 - momentum) * running + momentum * batch, the variance unbiased as in PyTorch.
@@ -105,7 +119,7 @@ class MPSNN_API BatchNormalizationWeights : public CNNBatchNormalizationDataSour
   /// Takes copies. Graphs see them after reload_from_data_sources().
   void set_values(const Buffer& gamma, const Buffer& beta, const Buffer& mean, const Buffer& variance);
   float momentum() const { return momentum_; }
-  TrainedBuffers& training() { return training_; }
+  std::function<void()> remember() override;
 
  private:
   void accumulate(const CNNBatchNormalizationState& state);
@@ -113,7 +127,65 @@ class MPSNN_API BatchNormalizationWeights : public CNNBatchNormalizationDataSour
   std::string label_;
   float epsilon_, momentum_;
   Buffer gamma_, beta_, mean_, variance_;
-  TrainedBuffers training_;
+};
+
+/// Gamma and beta of an instance or group normalization, with an optimizer.
+class MPSNN_API AffineWeights : public TrainedDataSource {
+ public:
+  /// Gamma 1, beta 0.
+  AffineWeights(int feature_channels, std::string label, float epsilon, const char* class_name);
+  ~AffineWeights() override;
+  const Buffer& gamma_buffer() const { return gamma_; }
+  const Buffer& beta_buffer() const { return beta_; }
+  /// Takes copies. Graphs see them after reload_from_data_sources().
+  void set_values(const Buffer& gamma, const Buffer& beta);
+  std::function<void()> remember() override;
+
+ protected:
+  bool apply(const CNNAffineDataSource::StateBatch& states);
+  void prepare(const CNNAffineDataSource::StateBatch& states);
+  int channels_;
+  std::string label_;
+  float epsilon_;
+  Buffer gamma_, beta_;
+};
+
+/// The data source over such weights.
+template <class DataSource>
+class AffineWeightsSource : public DataSource, public AffineWeights, public std::enable_shared_from_this<AffineWeightsSource<DataSource>> {
+ public:
+  using AffineWeights::AffineWeights;
+  int number_of_feature_channels() override { return channels_; }
+  WeightArray gamma() override { return {gamma_.data(), gamma_.count(), gamma_.owner()}; }
+  WeightArray beta() override { return {beta_.data(), beta_.count(), beta_.owner()}; }
+  std::string label() override { return label_; }
+  float epsilon() override { return epsilon_; }
+  bool update_gamma_and_beta(const CNNAffineDataSource::StateBatch& states) override { return apply(states); }
+  std::shared_ptr<CNNNormalizationGammaAndBetaState> update_gamma_and_beta(CommandBuffer& command_buffer,
+                                                                           const CNNAffineDataSource::StateBatch& states) override {
+    if (!training_.optimizer()) return nullptr;
+    prepare(states);
+    command_buffer.record([self = this->shared_from_this(), states] { self->apply(states); });
+    return std::make_shared<CNNNormalizationGammaAndBetaState>(states.front()->gamma, states.front()->beta);
+  }
+};
+
+/// Gamma and beta of an instance normalization.
+class MPSNN_API InstanceNormalizationWeights final : public AffineWeightsSource<CNNInstanceNormalizationDataSource> {
+ public:
+  InstanceNormalizationWeights(int feature_channels, std::string label, float epsilon = 1e-5f)
+      : AffineWeightsSource(feature_channels, std::move(label), epsilon, "InstanceNormalizationWeights") {}
+};
+
+/// Gamma and beta of a group normalization.
+class MPSNN_API GroupNormalizationWeights final : public AffineWeightsSource<CNNGroupNormalizationDataSource> {
+ public:
+  GroupNormalizationWeights(int feature_channels, int groups, std::string label, float epsilon = 1e-5f)
+      : AffineWeightsSource(feature_channels, std::move(label), epsilon, "GroupNormalizationWeights"), groups_(groups) {}
+  int number_of_groups() override { return groups_; }
+
+ private:
+  int groups_;
 };
 
 }  // namespace mpsnn

@@ -5,6 +5,9 @@ namespace mpsnn {
 
 CNNConvolutionDataSource::~CNNConvolutionDataSource() = default;
 CNNBatchNormalizationDataSource::~CNNBatchNormalizationDataSource() = default;
+CNNAffineDataSource::~CNNAffineDataSource() = default;
+CNNInstanceNormalizationDataSource::~CNNInstanceNormalizationDataSource() = default;
+CNNGroupNormalizationDataSource::~CNNGroupNormalizationDataSource() = default;
 
 // The update methods are optional: a source without them is simply not updated (MPS_SEMANTICS OQ-20).
 bool CNNConvolutionDataSource::update(const std::shared_ptr<CNNConvolutionGradientState>&,
@@ -25,5 +28,8 @@ std::shared_ptr<CNNNormalizationMeanAndVarianceState> CNNBatchNormalizationDataS
     CommandBuffer&, const std::shared_ptr<CNNBatchNormalizationState>&) {
   return nullptr;
 }
+
+bool CNNAffineDataSource::update_gamma_and_beta(const StateBatch&) { return false; }
+std::shared_ptr<CNNNormalizationGammaAndBetaState> CNNAffineDataSource::update_gamma_and_beta(CommandBuffer&, const StateBatch&) { return nullptr; }
 
 }  // namespace mpsnn

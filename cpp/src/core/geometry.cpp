@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "mpsnn/geometry.hpp"
 
+#include <cmath>
 #include <numeric>
 
 namespace mpsnn {
@@ -128,6 +129,41 @@ int average_taps(const Axis& axis, int o, ImageEdgeMode edge, int zero_pad) {
   extended.input += 2 * zero_pad;
   extended.before -= zero_pad;
   return extended.taps_inside(o).size();
+}
+
+int padded_index(int index, int size, ImageEdgeMode mode) {
+  const auto remainder = [index](int period) { return (index % period + period) % period; };
+  switch (mode) {
+    case ImageEdgeMode::Clamp: return clamp_index(index, size);
+    case ImageEdgeMode::Mirror: {
+      if (size == 1) return 0;
+      const int period = 2 * (size - 1), rest = remainder(period);
+      return rest < size ? rest : period - rest;
+    }
+    case ImageEdgeMode::MirrorWithEdge: {
+      const int period = 2 * size, rest = remainder(period);
+      return rest < size ? rest : period - 1 - rest;
+    }
+    default: return index >= 0 && index < size ? index : -1;
+  }
+}
+
+LinearSample linear_sample(double position, int size) {
+  const double inside = std::clamp(position, 0.0, static_cast<double>(size - 1));
+  const int low = static_cast<int>(inside);
+  return {low, std::min(low + 1, size - 1), inside - low};
+}
+
+double upsampling_position(int o, int size, int factor, bool align_corners) {
+  if (!align_corners) return (o + 0.5) / factor - 0.5;
+  const int last = size * factor - 1;
+  return last == 0 ? 0 : static_cast<double>(o) * (size - 1) / last;
+}
+
+LanczosTaps lanczos_taps(double position, double stretch, int size) {
+  const double reach = 3 * stretch;
+  const double near = std::clamp(position, -reach - 1, size + reach);
+  return {{static_cast<int>(std::floor(near - reach)) + 1, static_cast<int>(std::ceil(near + reach))}, near};
 }
 
 NNPaddingMethod inverse_padding_method(NNPaddingMethod method) {

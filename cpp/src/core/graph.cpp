@@ -10,7 +10,6 @@
 #include "core/json.hpp"
 #include "core/parameters.hpp"
 #include "core/plan_builder.hpp"
-#include "mpsnn/nodes/loss.hpp"
 
 namespace mpsnn {
 namespace {
@@ -18,15 +17,12 @@ namespace {
 /// A plan ready to run, and images it has handed out before: reused once the caller has let go of them.
 struct CachedPlan {
   SourceShapes shapes;
+  ImageFeatureChannelFormat format;
   std::unique_ptr<Executable> executable;
   std::vector<ValueId> returned;
   std::vector<Shape> trained_source_shapes;
   std::vector<std::vector<ImagePtr>> pool;  ///< per returned image
 };
-
-bool is_float32(ImageFeatureChannelFormat format) {
-  return format == ImageFeatureChannelFormat::None || format == ImageFeatureChannelFormat::Float32;
-}
 
 /// Data of an image in the engine's element type: the image's own, or a converted copy that `keep` holds.
 void* in_type(const Image& image, ElementType type, std::vector<Buffer>& keep) {
@@ -78,7 +74,7 @@ void NNGraph::Impl::collect() {
   for (const FilterNodePtr& node : nodes) {
     for (const ImageNodePtr& source : node->sources())
       if (!source->producer() && known.insert(source.get()).second) source_images.push_back(source.get());
-    if (auto* loss = dynamic_cast<CNNLossNode*>(node.get())) source_states.push_back(loss->input_labels().get());
+    if (NNLabelsNode* labels = node->labels_placeholder()) source_states.push_back(labels);
     if (node->result_image()->export_from_graph) exported_images.push_back(node->result_image().get());
     for (const StateNodePtr& state : node->result_states())
       if (state->export_from_graph) exported_states.push_back(state.get());
@@ -209,7 +205,7 @@ SourceShapes NNGraph::Impl::shapes_of(const std::vector<ImagePtr>& images, const
 
 CachedPlan& NNGraph::Impl::plan_for(const NNGraph& graph, const SourceShapes& shapes, bool needs_labels) {
   for (const auto& plan : plans)
-    if (plan->shapes == shapes) return *plan;
+    if (plan->shapes == shapes && plan->format == graph.format) return *plan;
   auto require_count = [](const char* what, std::size_t expected, std::size_t actual, const char* hint) {
     if (expected == actual) return;
     throw GraphError(std::string("MPSNNGraph: this graph takes ") + std::to_string(expected) + " " + what + ", not " + std::to_string(actual) + ".",
@@ -221,10 +217,6 @@ CachedPlan& NNGraph::Impl::plan_for(const NNGraph& graph, const SourceShapes& sh
     if (image.images != shapes.images[0].images)
       throw ShapeError("MPSNNGraph: all source images hold the same number of images.",
                        {.node = "MPSNNGraph", .expected = shapes.images[0].text(), .actual = image.text(), .hint = "pass batches of one length"});
-  for (const FilterNodePtr& node : nodes)
-    if (!is_float32(node->result_image()->format) || !is_float32(graph.format))
-      throw OptionError(graph.node_name(*node) + ": images of this format are not supported; they are stored as Float32.",
-                        {node->class_name(), graph.node_name(*node), "Float32 or None", "another MPSImageFeatureChannelFormat", "leave the format alone"});
   PlanBuilder builder(graph, *parameters, device->backend(), shapes, source_images, source_states);
   for (const FilterNodePtr& node : nodes) node->lower(builder);
   std::vector<NNImageNode*> returned;
@@ -233,6 +225,7 @@ CachedPlan& NNGraph::Impl::plan_for(const NNGraph& graph, const SourceShapes& sh
   returned.insert(returned.end(), exported_images.begin(), exported_images.end());
   auto cached = std::make_unique<CachedPlan>();
   cached->shapes = shapes;
+  cached->format = graph.format;
   std::vector<Shape> trained_source_shapes = builder.trained_source_shapes();
   Plan plan = builder.finish(returned);
   cached->returned = builder.returned_values();
@@ -351,6 +344,10 @@ std::vector<StatePtr> NNGraph::Impl::record_state_exports(CommandBuffer& command
       own_copy(state->gradient_for_weights);
       own_copy(state->gradient_for_biases);
       exported.push_back(state);
+    } else if (trained->affine) {
+      const auto state = parameters->affine_state(*trained, parameters->gradients());
+      for (Buffer* buffer : {&state->gamma, &state->beta, &state->gradient_for_gamma, &state->gradient_for_beta}) own_copy(*buffer);
+      exported.push_back(state);
     } else {
       const auto state = parameters->normalization_state(*trained, source, parameters->gradients());
       for (Buffer* buffer : {&state->gamma, &state->beta, &state->mean, &state->variance, &state->gradient_for_gamma, &state->gradient_for_beta}) own_copy(*buffer);
@@ -383,13 +380,18 @@ EncodedResults NNGraph::encode(CommandBuffer& command_buffer, const std::vector<
       impl->run_step(traps, *plan, source_images, source_states, returned, count);
     });
     results.destination_states = impl_->record_state_exports(command_buffer, *plan);
-    impl_->parameters->record_updates(command_buffer, impl_->parameters, plan->trained_source_shapes);
-    if (impl_->parameters->has_cpu_updates()) {
+    const auto& store = impl_->parameters;
+    const bool has_cpu_updates = store->has_updates(NNTrainingStyle::UpdateDeviceCPU);
+    // GPU-style updates run before the completion phase, in which a CPU-style one may still fail.
+    const auto undo = std::make_shared<std::function<void()>>();
+    if (has_cpu_updates && store->has_updates(NNTrainingStyle::UpdateDeviceGPU)) command_buffer.record([store, undo] { *undo = store->remember(); });
+    store->record_updates(command_buffer, store, plan->trained_source_shapes);
+    if (has_cpu_updates) {
       // The completion phase comes after all steps of the buffer; each keeps its own gradients until then.
-      const Buffer& current = impl_->parameters->gradients();
+      const Buffer& current = store->gradients();
       const Buffer gradients(current.count(), current.type());
       command_buffer.record([current, gradients] { gradients.copy_from(current); });
-      command_buffer.record_completion([impl = impl_, plan, gradients] { impl->parameters->run_updates(plan->trained_source_shapes, gradients); });
+      command_buffer.record_completion([store, plan, gradients, undo, impl = impl_] { store->run_updates(plan->trained_source_shapes, gradients, *undo); });
     }
     ++impl_->encode_count;
   } catch (...) {

@@ -1,7 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
+#include <memory>
 #include <variant>
+#include <vector>
 
 #include "mpsnn/descriptors.hpp"
 #include "mpsnn/geometry.hpp"
@@ -180,12 +182,152 @@ struct ConcatenationGradientOp {
   int first_channel = 0;
 };
 
+// --- normalization with windows (11) -----------------------------------------------------------------------------
+
+/// inputs: x -> y. The window has stride 1, leans to the top left for even kernels (before = kernel / 2) and reads zeros
+/// outside; the divisor is the full kernel (OQ-25).
+struct SpatialNormalizationOp {
+  Window window;
+  float alpha = 1, beta = 5, delta = 1;
+};
+/// inputs: gradient of y, x -> gradient of x: the exact derivative (OQ-26)
+struct SpatialNormalizationGradientOp {
+  SpatialNormalizationOp forward;
+};
+/// inputs: x -> y
+struct LocalContrastNormalizationOp {
+  Window window;
+  float alpha = 1, beta = 0.5f, delta = 1.0f / 1024, p0 = 1, pm = 0, ps = 1;
+};
+/// inputs: gradient of y, x -> gradient of x
+struct LocalContrastNormalizationGradientOp {
+  LocalContrastNormalizationOp forward;
+};
+/// inputs: x -> y. `channels` is the window along the feature channels: input = output = C, before = kernel / 2.
+struct CrossChannelNormalizationOp {
+  Axis channels;
+  float alpha = 1, beta = 5, delta = 1;
+};
+/// inputs: gradient of y, x -> gradient of x
+struct CrossChannelNormalizationGradientOp {
+  CrossChannelNormalizationOp forward;
+};
+
+// --- group and instance normalization (12.3, 12.4) ---------------------------------------------------------------
+
+/// inputs: x, [gamma C], [beta C] -> y. Statistics per image and group of consecutive channels; instance normalization has one
+/// group per channel.
+struct GroupNormalizationOp {
+  int groups = 1;
+  float epsilon = 1.17549435e-38f;
+};
+/// inputs: gradient of y, x, [gamma] -> [gradient of x], [gradient of gamma C], [gradient of beta C]: the last two summed over
+/// the batch
+struct GroupNormalizationGradientOp {
+  int groups = 1;
+  float epsilon = 1.17549435e-38f;
+};
+
+// --- reductions (17) ---------------------------------------------------------------------------------------------
+
+enum class ReductionKind { minimum, maximum, mean, sum, argument_minimum, argument_maximum };
+enum class ReductionAxis { row, column, feature_channels, spatial };
+
+/// inputs: x -> y. Reads the columns and rows of the region only; the result is as large as the region, 1 along what is
+/// reduced. Arguments are channel indices, the lowest on ties. The sum over channels is multiplied by `weight`.
+struct ReductionOp {
+  ReductionKind kind = ReductionKind::mean;
+  ReductionAxis axis = ReductionAxis::spatial;
+  Range columns, rows;
+  float weight = 1;
+};
+/// inputs: gradient of y -> gradient of x, of a spatial mean: 0 outside the region
+struct SpatialMeanGradientOp {
+  Range columns, rows;
+};
+
+// --- resampling (15) ---------------------------------------------------------------------------------------------
+
+/// inputs: x -> y, enlarged by whole factors
+struct UpsamplingOp {
+  bool is_bilinear = false;
+  bool align_corners = false;
+  int scale_x = 1, scale_y = 1;
+};
+/// inputs: gradient of y -> gradient of x: the exact adjoint
+struct UpsamplingGradientOp {
+  UpsamplingOp forward;
+};
+/// inputs: x -> y. Result pixel i reads the source at (i + 0.5 - translate) / scale - 0.5, clamped; Lanczos with 3 lobes,
+/// stretched by 1 / scale when it shrinks, weights normalised (OQ-35).
+struct ScaleOp {
+  bool is_lanczos = false;
+  double scale_x = 1, scale_y = 1, translate_x = 0, translate_y = 0;
+};
+
+// --- shape (18) --------------------------------------------------------------------------------------------------
+
+/// inputs: x -> the same numbers in H, W, C order under another shape
+struct ReshapeOp {};
+/// inputs: x -> y: result element (y, x, c) reads source element (y - before_y, x - before_x, c - before_channels)
+struct PadOp {
+  int before_x = 0, before_y = 0, before_channels = 0;
+  ImageEdgeMode edge_mode = ImageEdgeMode::Zero;
+  float fill_value = 0;
+};
+/// inputs: gradient of y -> gradient of x: sums over the result elements that read each source element
+struct PadGradientOp {
+  PadOp forward;
+};
+/// inputs: x -> N x 1 x C x C (18.5)
+struct GramMatrixOp {
+  float alpha = 1;
+};
+/// inputs: gradient of y, x -> gradient of x
+struct GramMatrixGradientOp {
+  float alpha = 1;
+};
+/// inputs: x -> x as its storage format would keep it: Float16 rounds to nearest even, Unorm8 and Unorm16 clamp to [0, 1]
+/// and quantise (21)
+struct RoundOp {
+  ImageFeatureChannelFormat format = ImageFeatureChannelFormat::Float16;
+};
+
+// --- object detection (14.6) -------------------------------------------------------------------------------------
+
+/// inputs: y, labels, [weights] -> [gradient of y], [loss]
+struct YOLOLossOp {
+  CNNYOLOLossDescriptor loss;
+};
+
+// --- binary convolution (7.9) ------------------------------------------------------------------------------------
+
+/// Parameters of a binary convolution. Each array holds one value per channel, or is empty for the neutral one.
+struct BinaryConvolutionValues {
+  std::vector<std::uint32_t> bits;
+  std::vector<float> output_bias, output_scale, input_bias, input_scale;
+};
+
+/// inputs: x -> y. Weights are bits of `values->bits`, O x kH x kW x ceil(I / 32) words, bit b of word w channel 32 w + b. Out-of-image taps
+/// contribute 0 (OQ-21). `values` is shared with the graph's parameters, which may refill it between steps.
+struct BinaryConvolutionOp {
+  ConvolutionGeometry geometry;
+  CNNBinaryConvolutionType type = CNNBinaryConvolutionType::BinaryWeights;
+  bool uses_beta_scaling = false;
+  NNNeuronDescriptor neuron;
+  std::shared_ptr<const BinaryConvolutionValues> values;
+};
+
 using Operation =
     std::variant<ConvolutionOp, ConvolutionDataGradientOp, ConvolutionWeightGradientOp, ConvolutionTransposeOp,
                  ConvolutionTransposeDataGradientOp, ConvolutionTransposeWeightGradientOp, PoolingOp, PoolingGradientOp,
                  NeuronOp, NeuronGradientOp, DropoutOp, DropoutGradientOp, ArithmeticOp, ArithmeticGradientOp, SoftMaxOp,
                  SoftMaxGradientOp, BatchNormalizationStatisticsOp, BatchNormalizationOp, BatchNormalizationGradientOp, LossOp,
-                 ForwardLossOp, LossGradientOp, FillOp, ConcatenationOp, ConcatenationGradientOp>;
+                 ForwardLossOp, LossGradientOp, FillOp, ConcatenationOp, ConcatenationGradientOp, SpatialNormalizationOp,
+                 SpatialNormalizationGradientOp, LocalContrastNormalizationOp, LocalContrastNormalizationGradientOp, CrossChannelNormalizationOp,
+                 CrossChannelNormalizationGradientOp, GroupNormalizationOp, GroupNormalizationGradientOp, ReductionOp, SpatialMeanGradientOp,
+                 UpsamplingOp, UpsamplingGradientOp, ScaleOp, ReshapeOp, PadOp, PadGradientOp, GramMatrixOp, GramMatrixGradientOp, RoundOp,
+                 YOLOLossOp, BinaryConvolutionOp>;
 
 /// "Convolution", "PoolingGradient", …: how a plan prints the operation.
 const char* operation_name(const Operation& operation);

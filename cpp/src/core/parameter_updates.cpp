@@ -27,7 +27,8 @@ void ParameterStore::record_updates(CommandBuffer& command_buffer, const std::sh
   for (std::size_t i = 0; i < trained_.size(); ++i) {
     if (trained_[i].style != NNTrainingStyle::UpdateDeviceGPU) continue;
     if (trained_[i].convolution) record_convolution_update(command_buffer, self, trained_[i], source_shapes[i]);
-    else record_normalization_update(command_buffer, self, trained_[i], source_shapes[i]);
+    else if (trained_[i].normalization) record_normalization_update(command_buffer, self, trained_[i], source_shapes[i]);
+    else record_affine_update(command_buffer, self, trained_[i]);
   }
 }
 
@@ -75,79 +76,95 @@ void ParameterStore::record_normalization_update(CommandBuffer& command_buffer, 
   });
 }
 
-bool ParameterStore::has_cpu_updates() const {
-  return std::any_of(trained_.begin(), trained_.end(), [](const TrainedParameters& t) { return t.style == NNTrainingStyle::UpdateDeviceCPU; });
+void ParameterStore::record_affine_update(CommandBuffer& command_buffer, const std::shared_ptr<ParameterStore>& self, const TrainedParameters& trained) {
+  const AffineValues& values = *trained.affine;
+  const auto result = values.source->update_gamma_and_beta(command_buffer, {affine_state(trained, gradients_)});
+  if (!result) return;
+  require_same_count(values.label, "values of gamma", result->gamma, values.gamma.count);
+  if (result->beta) require_same_count(values.label, "values of beta", result->beta, values.beta.count);
+  command_buffer.record([self, &values, result] {
+    take(self->values(values.gamma), result->gamma);
+    take(self->values(values.beta), result->beta);
+    ++self->version_;
+  });
 }
 
-void ParameterStore::run_updates(const std::vector<Shape>& source_shapes, const Buffer& gradients) {
-  // What can fail comes first, and can be taken back: our own sources' history, then the application's sources and all that is
-  // read from them. Our own updates cannot fail, so when an application's source throws, none of them has moved.
-  prepare_own_updates();
+bool ParameterStore::has_updates(NNTrainingStyle style) const {
+  return std::any_of(trained_.begin(), trained_.end(), [&](const TrainedParameters& trained) { return trained.style == style; });
+}
+
+namespace {
+
+/// The data source of a trained node when it is one of ours, else null.
+TrainedDataSource* own_source(const TrainedParameters& trained) {
+  if (trained.convolution) return dynamic_cast<TrainedDataSource*>(trained.convolution->source.get());
+  if (trained.normalization) return dynamic_cast<TrainedDataSource*>(trained.normalization->source.get());
+  return dynamic_cast<TrainedDataSource*>(trained.affine->source.get());
+}
+
+}  // namespace
+
+std::function<void()> ParameterStore::remember() {
   const Buffer before(parameters_.count(), type_);
-  before.copy_from(parameters_);  // an application may write into the state that it is shown
-  try {
-    update_application_sources(source_shapes, gradients);
-  } catch (...) {
+  before.copy_from(parameters_);
+  std::vector<std::function<void()>> undo;
+  for (const TrainedParameters& trained : trained_)
+    if (TrainedDataSource* own = own_source(trained)) undo.push_back(own->remember());
+  return [this, before, undo] {
     parameters_.copy_from(before);
+    for (const auto& step : undo) step();
+    ++version_;
+  };
+}
+
+void ParameterStore::run_updates(const std::vector<Shape>& source_shapes, const Buffer& gradients, std::function<void()> undo) {
+  if (!undo) undo = remember();
+  try {
+    Changed changed;
+    for (const bool is_own : {false, true}) {
+      for (std::size_t i = 0; i < trained_.size(); ++i) {
+        if (trained_[i].style != NNTrainingStyle::UpdateDeviceCPU || (own_source(trained_[i]) != nullptr) != is_own) continue;
+        if (is_own) update_own_source(trained_[i], source_shapes[i], gradients);
+        else update_application_source(trained_[i], source_shapes[i], gradients, changed);
+      }
+      // Our own sources follow when nothing of the application can fail any more.
+      if (!is_own) reload(changed);
+    }
+  } catch (...) {
+    undo();
     throw;
   }
-  update_own_sources(source_shapes, gradients);
-}
-
-void ParameterStore::prepare_own_updates() {
-  for (const TrainedParameters& trained : trained_) {
-    if (trained.style != NNTrainingStyle::UpdateDeviceCPU) continue;
-    if (trained.convolution) {
-      const ConvolutionValues& convolution = *trained.convolution;
-      auto* own = dynamic_cast<ConvolutionWeights*>(convolution.source.get());
-      if (own && own->training().optimizer())
-        own->training().prepare(values(convolution.weights), convolution.biases ? values(convolution.biases) : Buffer(), convolution.label);
-    } else {
-      const BatchNormalizationValues& normalization = *trained.normalization;
-      auto* own = dynamic_cast<BatchNormalizationWeights*>(normalization.source.get());
-      if (own && own->training().optimizer()) own->training().prepare(values(normalization.gamma), values(normalization.beta), normalization.label);
-    }
-  }
-}
-
-void ParameterStore::update_application_sources(const std::vector<Shape>& source_shapes, const Buffer& gradients) {
-  std::vector<const ConvolutionValues*> convolutions;
-  std::vector<const BatchNormalizationValues*> normalizations;
-  for (std::size_t i = 0; i < trained_.size(); ++i) {
-    const TrainedParameters& trained = trained_[i];
-    if (trained.style != NNTrainingStyle::UpdateDeviceCPU) continue;
-    if (trained.convolution) {
-      CNNConvolutionDataSource& source = *trained.convolution->source;
-      if (dynamic_cast<ConvolutionWeights*>(&source)) continue;
-      if (source.update(gradient_state(trained, source_shapes[i], gradients), source_state(*trained.convolution))) convolutions.push_back(trained.convolution);
-    } else {
-      CNNBatchNormalizationDataSource& source = *trained.normalization->source;
-      if (dynamic_cast<BatchNormalizationWeights*>(&source)) continue;
-      const auto state = normalization_state(trained, source_shapes[i], gradients);
-      const bool has_new_affine = source.update_gamma_and_beta(state), has_new_statistics = source.update_mean_and_variance(state);
-      if (has_new_affine || has_new_statistics) normalizations.push_back(trained.normalization);
-    }
-  }
-  if (!convolutions.empty() || !normalizations.empty()) reload(convolutions, normalizations);
-}
-
-void ParameterStore::update_own_sources(const std::vector<Shape>& source_shapes, const Buffer& gradients) {
-  for (std::size_t i = 0; i < trained_.size(); ++i) {
-    const TrainedParameters& trained = trained_[i];
-    if (trained.style != NNTrainingStyle::UpdateDeviceCPU) continue;
-    // They update the state in place, in the engine's own type: reading them again would only round to Float32.
-    if (trained.convolution) {
-      if (auto* own = dynamic_cast<ConvolutionWeights*>(trained.convolution->source.get()))
-        own->update(gradient_state(trained, source_shapes[i], gradients), source_state(*trained.convolution));
-    } else if (auto* own = dynamic_cast<BatchNormalizationWeights*>(trained.normalization->source.get())) {
-      const auto state = normalization_state(trained, source_shapes[i], gradients);
-      own->update_gamma_and_beta(state);
-      if (!own->update_mean_and_variance(state)) continue;
-      values(trained.normalization->mean).copy_from(own->mean_buffer());
-      values(trained.normalization->variance).copy_from(own->variance_buffer());
-    }
-  }
   ++version_;
+}
+
+void ParameterStore::update_application_source(const TrainedParameters& trained, const Shape& source_shape, const Buffer& gradients, Changed& changed) {
+  if (trained.convolution) {
+    if (trained.convolution->source->update(gradient_state(trained, source_shape, gradients), source_state(*trained.convolution)))
+      changed.convolutions.push_back(trained.convolution);
+  } else if (trained.normalization) {
+    CNNBatchNormalizationDataSource& source = *trained.normalization->source;
+    const auto state = normalization_state(trained, source_shape, gradients);
+    const bool has_new_affine = source.update_gamma_and_beta(state), has_new_statistics = source.update_mean_and_variance(state);
+    if (has_new_affine || has_new_statistics) changed.normalizations.push_back(trained.normalization);
+  } else if (trained.affine->source->update_gamma_and_beta({affine_state(trained, gradients)})) {
+    changed.affines.push_back(trained.affine);
+  }
+}
+
+void ParameterStore::update_own_source(const TrainedParameters& trained, const Shape& source_shape, const Buffer& gradients) {
+  // They update the state in place, in the engine's own type: reading them again would only round to Float32.
+  if (trained.convolution) {
+    trained.convolution->source->update(gradient_state(trained, source_shape, gradients), source_state(*trained.convolution));
+  } else if (trained.normalization) {
+    auto& own = dynamic_cast<BatchNormalizationWeights&>(*trained.normalization->source);
+    const auto state = normalization_state(trained, source_shape, gradients);
+    own.update_gamma_and_beta(state);
+    if (!own.update_mean_and_variance(state)) return;
+    values(trained.normalization->mean).copy_from(own.mean_buffer());
+    values(trained.normalization->variance).copy_from(own.variance_buffer());
+  } else {
+    trained.affine->source->update_gamma_and_beta({affine_state(trained, gradients)});
+  }
 }
 
 }  // namespace mpsnn

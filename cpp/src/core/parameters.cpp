@@ -31,6 +31,7 @@ std::string source_name(const std::string& source_label, const NNFilterNode& nod
 
 constexpr const char* kConvolutionProtocol = "MPSCNNConvolutionDataSource";
 constexpr const char* kNormalizationProtocol = "MPSCNNBatchNormalizationDataSource";
+constexpr const char* kAffineProtocol = "MPSCNNNormalizationDataSource";
 
 /// load() … purge(), balanced whatever happens between them.
 template <class Source>
@@ -161,6 +162,52 @@ void ParameterStore::declare_batch_normalization(const NNFilterNode& node, const
   normalizations_.push_back(std::move(values));
 }
 
+void ParameterStore::declare_affine(const NNFilterNode& node, const AffineDataSourcePtr& source) {
+  for (const auto& values : affines_)
+    if (values->source == source) return;
+  auto values = std::make_unique<AffineValues>();
+  values->source = source;
+  values->label = source_name(source->label(), node);
+  const Loaded loaded(*source, values->label, kAffineProtocol);
+  values->channels = source->number_of_feature_channels();
+  values->epsilon = source->epsilon();
+  if (values->channels < 1)
+    fail(values->label, kAffineProtocol, "number_of_feature_channels must be at least 1.", ">= 1", std::to_string(values->channels), "give the image's channels");
+  const int groups = source->group_count();
+  values->groups = groups == 0 ? values->channels : groups;
+  if (groups < 0 || values->channels % values->groups != 0)
+    fail(values->label, kAffineProtocol, "number_of_groups must divide the feature channels.", "a divisor of " + std::to_string(values->channels),
+         std::to_string(groups), "number_of_groups=1, or another divisor");
+  values->gamma = reserve(parameters_end_, {1, 1, 1, values->channels}, values->label + ".gamma");
+  values->beta = reserve(parameters_end_, {1, 1, 1, values->channels}, values->label + ".beta");
+  affines_.push_back(std::move(values));
+}
+
+void ParameterStore::declare_binary_convolution(const NNFilterNode& node, const ConvolutionDataSourcePtr& source, BinaryConvolutionValues values,
+                                                std::optional<float> scale_value) {
+  auto parameters = std::make_unique<BinaryConvolutionParameters>();
+  parameters->node = &node;
+  parameters->source = source;
+  parameters->label = source_name(source->label(), node);
+  parameters->scale_value = scale_value;
+  const Loaded loaded(*source, parameters->label, kConvolutionProtocol);
+  parameters->descriptor = source->descriptor();
+  const CNNConvolutionDescriptor& d = parameters->descriptor;
+  d.validate(parameters->label);
+  if (d.groups != 1 || d.kind != ConvolutionKind::plain)
+    fail(parameters->label, kConvolutionProtocol, "a binary convolution has one group and a plain descriptor.", "groups 1", std::to_string(d.groups), "groups=1");
+  const std::tuple<const char*, const std::vector<float>&, int> terms[] = {{"output_bias_terms", values.output_bias, d.output_feature_channels},
+                                                                           {"output_scale_terms", values.output_scale, d.output_feature_channels},
+                                                                           {"input_bias_terms", values.input_bias, d.input_feature_channels},
+                                                                           {"input_scale_terms", values.input_scale, d.input_feature_channels}};
+  for (const auto& [what, term, count] : terms)
+    if (!term.empty() && int(term.size()) != count)
+      fail(parameters->label, node.class_name(), std::string(what) + " needs one number per channel.", std::to_string(count), std::to_string(term.size()),
+           "None, or an array of that size");
+  parameters->values = std::make_shared<BinaryConvolutionValues>(std::move(values));
+  binary_convolutions_.push_back(std::move(parameters));
+}
+
 void ParameterStore::declare_batch_statistics(const NNFilterNode& node, const BatchNormalizationDataSourcePtr& source) {
   const BatchNormalizationValues& values = batch_normalization(source);
   const Shape shape{1, 1, 1, values.channels};
@@ -172,7 +219,7 @@ void ParameterStore::declare_batch_statistics(const NNFilterNode& node, const Ba
 
 void ParameterStore::train_convolution(const NNFilterNode& node, const NNFilterNode& forward, NNTrainingStyle style, const ConvolutionDataSourcePtr& source) {
   if (style == NNTrainingStyle::UpdateDeviceNone) return;
-  TrainedParameters trained{&node, &forward, style, &convolution(source), nullptr, {}, {}};
+  TrainedParameters trained{&node, &forward, style, &convolution(source), nullptr, nullptr, {}, {}};
   trained.first = reserve(gradients_end_, trained.convolution->weights.shape, trained.convolution->label + ".weights gradient");
   if (trained.convolution->biases) trained.second = reserve(gradients_end_, trained.convolution->biases.shape, trained.convolution->label + ".biases gradient");
   trained_.push_back(std::move(trained));
@@ -181,10 +228,29 @@ void ParameterStore::train_convolution(const NNFilterNode& node, const NNFilterN
 void ParameterStore::train_batch_normalization(const NNFilterNode& node, const NNFilterNode& forward, NNTrainingStyle style,
                                                const BatchNormalizationDataSourcePtr& source) {
   if (style == NNTrainingStyle::UpdateDeviceNone) return;
-  TrainedParameters trained{&node, &forward, style, nullptr, &batch_normalization(source), {}, {}};
+  TrainedParameters trained{&node, &forward, style, nullptr, &batch_normalization(source), nullptr, {}, {}};
   trained.first = reserve(gradients_end_, trained.normalization->gamma.shape, trained.normalization->label + ".gamma gradient");
   trained.second = reserve(gradients_end_, trained.normalization->beta.shape, trained.normalization->label + ".beta gradient");
   trained_.push_back(std::move(trained));
+}
+
+void ParameterStore::train_affine(const NNFilterNode& node, const NNFilterNode& forward, NNTrainingStyle style, const AffineDataSourcePtr& source) {
+  if (style == NNTrainingStyle::UpdateDeviceNone) return;
+  TrainedParameters trained{&node, &forward, style, nullptr, nullptr, &affine(source), {}, {}};
+  trained.first = reserve(gradients_end_, trained.affine->gamma.shape, trained.affine->label + ".gamma gradient");
+  trained.second = reserve(gradients_end_, trained.affine->beta.shape, trained.affine->label + ".beta gradient");
+  trained_.push_back(std::move(trained));
+}
+
+const AffineValues& ParameterStore::affine(const AffineDataSourcePtr& source) const {
+  for (const auto& values : affines_)
+    if (values->source == source) return *values;
+  throw WeightError("this graph does not use the data source \"" + source->label() + "\".",
+                    {.node = kAffineProtocol, .label = source->label(), .expected = "a data source of one of its nodes", .actual = "another one"});
+}
+
+const BinaryConvolutionParameters& ParameterStore::binary_convolution(const NNFilterNode& node) const {
+  return **std::find_if(binary_convolutions_.begin(), binary_convolutions_.end(), [&](const auto& parameters) { return parameters->node == &node; });
 }
 
 const ConvolutionValues& ParameterStore::convolution(const ConvolutionDataSourcePtr& source) const {
@@ -246,21 +312,60 @@ void ParameterStore::load(const BatchNormalizationValues& values, const Buffer& 
   read("variance", source.variance(), values.variance, 1, true);
 }
 
-void ParameterStore::reload() {
-  std::vector<const ConvolutionValues*> convolutions;
-  std::vector<const BatchNormalizationValues*> normalizations;
-  for (const auto& values : convolutions_) convolutions.push_back(values.get());
-  for (const auto& values : normalizations_) normalizations.push_back(values.get());
-  reload(convolutions, normalizations);
+void ParameterStore::load(const AffineValues& values, const Buffer& target) const {
+  CNNAffineDataSource& source = *values.source;
+  const Loaded loaded(source, values.label, kAffineProtocol);
+  auto read = [&](const char* what, const WeightArray& array, const ParameterRange& range, double otherwise) {
+    if (array) require_count(array, values.label, kAffineProtocol, what, range.count, "number_of_feature_channels");
+    copy_floats(array, target.part(range.offset, range.count), otherwise);
+  };
+  read("gamma", source.gamma(), values.gamma, 1);
+  read("beta", source.beta(), values.beta, 0);
 }
 
-void ParameterStore::reload(const std::vector<const ConvolutionValues*>& convolutions, const std::vector<const BatchNormalizationValues*>& normalizations) {
+BinaryConvolutionValues ParameterStore::load(const BinaryConvolutionParameters& parameters) const {
+  CNNConvolutionDataSource& source = *parameters.source;
+  const CNNConvolutionDescriptor& d = parameters.descriptor;
+  const Loaded loaded(source, parameters.label, kConvolutionProtocol);
+  BinaryConvolutionValues values = *parameters.values;
+  if (source.data_type() != DataType::UInt32)
+    fail(parameters.label, kConvolutionProtocol, "the weights of a binary convolution are packed bits.", "UInt32",
+         std::to_string(static_cast<std::uint32_t>(source.data_type())), "return MPSDataType.UInt32 from data_type()");
+  const std::size_t words = std::size_t(d.output_feature_channels) * d.kernel_height * d.kernel_width * ceil_divide(d.input_feature_channels, 32);
+  const WeightArray weights = source.weights();
+  require_count(weights, parameters.label, kConvolutionProtocol, "weights", words, "O x kH x kW x ceil(I / 32)");
+  auto* bits = static_cast<const std::uint32_t*>(weights.data);
+  values.bits.assign(bits, bits + words);
+  if (!parameters.scale_value) return values;
+  values.output_scale.assign(d.output_feature_channels, *parameters.scale_value);
+  const WeightArray biases = source.bias_terms();
+  if (!biases) return values;
+  require_count(biases, parameters.label, kConvolutionProtocol, "bias_terms", d.output_feature_channels, "O");
+  auto* terms = static_cast<const float*>(biases.data);
+  values.output_bias.assign(terms, terms + d.output_feature_channels);
+  return values;
+}
+
+void ParameterStore::reload() {
+  Changed all;
+  for (const auto& values : convolutions_) all.convolutions.push_back(values.get());
+  for (const auto& values : normalizations_) all.normalizations.push_back(values.get());
+  for (const auto& values : affines_) all.affines.push_back(values.get());
+  for (const auto& parameters : binary_convolutions_) all.binary_convolutions.push_back(parameters.get());
+  reload(all);
+}
+
+void ParameterStore::reload(const Changed& changed) {
   // Into fresh memory first: a source that fails half-way leaves the old values whole.
   const Buffer fresh(parameters_.count(), type_);
   fresh.copy_from(parameters_);
-  for (const ConvolutionValues* values : convolutions) load(*values, fresh);
-  for (const BatchNormalizationValues* values : normalizations) load(*values, fresh);
+  for (const ConvolutionValues* values : changed.convolutions) load(*values, fresh);
+  for (const BatchNormalizationValues* values : changed.normalizations) load(*values, fresh);
+  for (const AffineValues* values : changed.affines) load(*values, fresh);
+  std::vector<BinaryConvolutionValues> bits;
+  for (const BinaryConvolutionParameters* parameters : changed.binary_convolutions) bits.push_back(load(*parameters));
   parameters_.copy_from(fresh);
+  for (std::size_t i = 0; i < bits.size(); ++i) *changed.binary_convolutions[i]->values = std::move(bits[i]);
   ++version_;
 }
 
@@ -298,6 +403,16 @@ std::shared_ptr<CNNBatchNormalizationState> ParameterStore::normalization_state(
   state->gradient_for_gamma = block.part(trained.first.offset, trained.first.count);
   state->gradient_for_beta = block.part(trained.second.offset, trained.second.count);
   state->element_count = source.pixels();
+  return state;
+}
+
+std::shared_ptr<CNNAffineGradientState> ParameterStore::affine_state(const TrainedParameters& trained, const Buffer& block) const {
+  auto state = std::make_shared<CNNAffineGradientState>();
+  state->label = trained.affine->label;
+  state->gamma = values(trained.affine->gamma);
+  state->beta = values(trained.affine->beta);
+  state->gradient_for_gamma = block.part(trained.first.offset, trained.first.count);
+  state->gradient_for_beta = block.part(trained.second.offset, trained.second.count);
   return state;
 }
 

@@ -1,8 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
+#include <functional>
+#include <optional>
 #include <vector>
 
+#include "core/operations.hpp"
 #include "mpsnn/data_source.hpp"
 #include "mpsnn/nodes/node.hpp"
 
@@ -33,6 +36,25 @@ struct BatchNormalizationValues {
   ParameterRange gamma, beta, mean, variance;
 };
 
+/// Parameters of one instance- or group-normalization data source, in the parameter block.
+struct AffineValues {
+  AffineDataSourcePtr source;
+  std::string label;
+  int channels = 0, groups = 0;
+  float epsilon = 0;
+  ParameterRange gamma, beta;
+};
+
+/// Parameters of one binary convolution node: bits do not fit the block of numbers, so plans share `values`.
+struct BinaryConvolutionParameters {
+  const NNFilterNode* node = nullptr;
+  ConvolutionDataSourcePtr source;
+  CNNConvolutionDescriptor descriptor;
+  std::string label;
+  std::optional<float> scale_value;
+  std::shared_ptr<BinaryConvolutionValues> values;
+};
+
 /// What a gradient node accumulates, in the gradient block: weights and biases, or gamma and beta.
 struct TrainedParameters {
   const NNFilterNode* node = nullptr;     ///< the gradient node
@@ -40,6 +62,7 @@ struct TrainedParameters {
   NNTrainingStyle style = NNTrainingStyle::UpdateDeviceNone;
   const ConvolutionValues* convolution = nullptr;
   const BatchNormalizationValues* normalization = nullptr;
+  const AffineValues* affine = nullptr;
   ParameterRange first, second;
 };
 
@@ -58,14 +81,22 @@ class ParameterStore {
   // --- for nodes, while they declare
   void declare_convolution(const NNFilterNode& node, const ConvolutionDataSourcePtr& source);
   void declare_batch_normalization(const NNFilterNode& node, const BatchNormalizationDataSourcePtr& source);
+  void declare_affine(const NNFilterNode& node, const AffineDataSourcePtr& source);
+  /// `values` holds the terms; bits come from the data source, and so does the output bias where `scale_value` is given.
+  void declare_binary_convolution(const NNFilterNode& node, const ConvolutionDataSourcePtr& source, BinaryConvolutionValues values,
+                                  std::optional<float> scale_value);
   void declare_batch_statistics(const NNFilterNode& node, const BatchNormalizationDataSourcePtr& source);
   void train_convolution(const NNFilterNode& node, const NNFilterNode& forward, NNTrainingStyle style, const ConvolutionDataSourcePtr& source);
   void train_batch_normalization(const NNFilterNode& node, const NNFilterNode& forward, NNTrainingStyle style,
                                  const BatchNormalizationDataSourcePtr& source);
 
+  void train_affine(const NNFilterNode& node, const NNFilterNode& forward, NNTrainingStyle style, const AffineDataSourcePtr& source);
+
   // --- for plans
   const ConvolutionValues& convolution(const ConvolutionDataSourcePtr& source) const;
   const BatchNormalizationValues& batch_normalization(const BatchNormalizationDataSourcePtr& source) const;
+  const AffineValues& affine(const AffineDataSourcePtr& source) const;
+  const BinaryConvolutionParameters& binary_convolution(const NNFilterNode& node) const;
   const TrainedParameters* trained(const NNFilterNode& gradient_node) const;
   const BatchStatistics* batch_statistics(const NNFilterNode& node) const;
 
@@ -75,8 +106,8 @@ class ParameterStore {
   Buffer gradients(const ParameterRange& range) const { return gradients_.part(range.offset, range.count); }
   const std::vector<TrainedParameters>& trained() const { return trained_; }
   std::uint64_t version() const { return version_; }
-  /// True when run_updates() has something to do.
-  bool has_cpu_updates() const;
+  /// True when a node is trained in that style.
+  bool has_updates(NNTrainingStyle style) const;
 
   /// Reads all data sources; on an error the old values stay.
   void reload();
@@ -85,28 +116,43 @@ class ParameterStore {
   void record_updates(CommandBuffer& command_buffer, const std::shared_ptr<ParameterStore>& self, const std::vector<Shape>& source_shapes);
   /// CPU style: lets the data sources update themselves with the gradients of one step (a copy of gradients()), then reads the
   /// changed ones. All or nothing as far as this store and our own data sources go.
-  void run_updates(const std::vector<Shape>& source_shapes, const Buffer& gradients);
+  /// `undo` goes back to where an error must leave things; empty: to now.
+  void run_updates(const std::vector<Shape>& source_shapes, const Buffer& gradients, std::function<void()> undo);
+  /// A way back to the parameters, and to the optimizers and histories of our own data sources, as they are now.
+  std::function<void()> remember();
 
   std::shared_ptr<CNNConvolutionGradientState> gradient_state(const TrainedParameters& trained, const Shape& source, const Buffer& gradients) const;
   std::shared_ptr<CNNConvolutionWeightsAndBiasesState> source_state(const ConvolutionValues& values) const;
   std::shared_ptr<CNNBatchNormalizationState> normalization_state(const TrainedParameters& trained, const Shape& source, const Buffer& gradients) const;
+  std::shared_ptr<CNNAffineGradientState> affine_state(const TrainedParameters& trained, const Buffer& gradients) const;
 
  private:
-  void prepare_own_updates();
-  void update_application_sources(const std::vector<Shape>& source_shapes, const Buffer& gradients);
-  void update_own_sources(const std::vector<Shape>& source_shapes, const Buffer& gradients);
+  /// What to read again: all, or what an update changed.
+  struct Changed {
+    std::vector<const ConvolutionValues*> convolutions;
+    std::vector<const BatchNormalizationValues*> normalizations;
+    std::vector<const AffineValues*> affines;
+    std::vector<BinaryConvolutionParameters*> binary_convolutions;
+  };
+  void update_application_source(const TrainedParameters& trained, const Shape& source_shape, const Buffer& gradients, Changed& changed);
+  void update_own_source(const TrainedParameters& trained, const Shape& source_shape, const Buffer& gradients);
   ParameterRange reserve(std::size_t& end, Shape shape, std::string label);
-  void reload(const std::vector<const ConvolutionValues*>& convolutions, const std::vector<const BatchNormalizationValues*>& normalizations);
+  void reload(const Changed& changed);
   void load(const ConvolutionValues& values, const Buffer& target) const;
   void load(const BatchNormalizationValues& values, const Buffer& target) const;
+  void load(const AffineValues& values, const Buffer& target) const;
+  BinaryConvolutionValues load(const BinaryConvolutionParameters& parameters) const;
   void record_convolution_update(CommandBuffer& command_buffer, const std::shared_ptr<ParameterStore>& self, const TrainedParameters& trained,
                                  const Shape& source);
+  void record_affine_update(CommandBuffer& command_buffer, const std::shared_ptr<ParameterStore>& self, const TrainedParameters& trained);
   void record_normalization_update(CommandBuffer& command_buffer, const std::shared_ptr<ParameterStore>& self, const TrainedParameters& trained,
                                  const Shape& source);
 
   ElementType type_;
   std::vector<std::unique_ptr<ConvolutionValues>> convolutions_;
   std::vector<std::unique_ptr<BatchNormalizationValues>> normalizations_;
+  std::vector<std::unique_ptr<AffineValues>> affines_;
+  std::vector<std::unique_ptr<BinaryConvolutionParameters>> binary_convolutions_;
   std::vector<TrainedParameters> trained_;
   std::vector<BatchStatistics> statistics_;
   Buffer parameters_, gradients_;

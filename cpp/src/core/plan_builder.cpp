@@ -119,11 +119,32 @@ ValueId PlanBuilder::add_result(const NNFilterNode& node, Operation operation, s
 
 void PlanBuilder::add(const NNFilterNode& node, Operation operation, std::vector<ValueId> inputs, std::vector<ValueId> outputs) {
   const auto result = images_.find(&node.result_image_node());
-  if (result != images_.end() && !outputs.empty() && outputs[0] == result->second) result_steps_[&node] = plan_.steps.size();
+  const bool makes_result = result != images_.end() && !outputs.empty() && outputs[0] == result->second;
+  if (makes_result) result_steps_[&node] = plan_.steps.size();
   plan_.steps.push_back({std::move(operation), std::move(inputs), std::move(outputs), kNoValue, &node});
+  if (makes_result) round_to_format(node);
 }
 
-Step PlanBuilder::forward_step(const NNFilterNode& forward) const { return plan_.steps[result_steps_.at(&forward)]; }
+void PlanBuilder::round_to_format(const NNFilterNode& node) {
+  const NNImageNode* image = &node.result_image_node();
+  const auto format = image->format == ImageFeatureChannelFormat::None ? graph_.format : image->format;
+  if (format == ImageFeatureChannelFormat::None || format == ImageFeatureChannelFormat::Float32) return;
+  if (format != ImageFeatureChannelFormat::Float16 && format != ImageFeatureChannelFormat::Unorm8 && format != ImageFeatureChannelFormat::Unorm16)
+    throw OptionError(name(node) + ": its result image has an unknown format.",
+                      {node.class_name(), name(node), "Unorm8, Unorm16, Float16 or Float32", std::to_string(static_cast<std::int64_t>(format)), "set a valid format"});
+  const ValueId computed = images_.at(image);
+  const ValueId stored = add_value({.shape = shape(computed), .label = name(node)});
+  plan_.steps.push_back({RoundOp{format}, {computed}, {stored}, kNoValue, &node});
+  images_[image] = stored;
+  rounded_[computed] = stored;
+}
+
+Step PlanBuilder::forward_step(const NNFilterNode& forward) const {
+  Step step = plan_.steps[result_steps_.at(&forward)];
+  // Gradients read the result as it was stored.
+  if (const auto stored = rounded_.find(step.outputs[0]); stored != rounded_.end()) step.outputs[0] = stored->second;
+  return step;
+}
 
 void PlanBuilder::read_saved(const NNFilterNode& forward) {
   Step& producer = plan_.steps[result_steps_.at(&forward)];

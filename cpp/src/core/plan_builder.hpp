@@ -37,6 +37,8 @@ class PlanBuilder {
   ValueId convolution_biases(const ConvolutionDataSourcePtr& source);
   const CNNConvolutionDescriptor& convolution_descriptor(const ConvolutionDataSourcePtr& source) const;
   const BatchNormalizationValues& batch_normalization(const BatchNormalizationDataSourcePtr& source) const;
+  const AffineValues& affine(const AffineDataSourcePtr& source) const { return parameters_.affine(source); }
+  const BinaryConvolutionParameters& binary_convolution(const NNFilterNode& node) const { return parameters_.binary_convolution(node); }
   ValueId parameter(const ParameterRange& range);
   /// Accumulators of a trainable gradient node, kNoValue where nobody asked for them.
   ValueId gradient(const ParameterRange& range);
@@ -81,6 +83,8 @@ class PlanBuilder {
   const std::vector<ValueId>& returned_values() const { return returned_; }
 
  private:
+  /// Rounds the node's result to its storage format, unless that is Float32.
+  void round_to_format(const NNFilterNode& node);
   ValueId add_value(Value value);
   ValueId block_value(std::map<std::size_t, ValueId>& known, Storage storage, const ParameterRange& range);
   const NNGraph& graph_;
@@ -94,6 +98,7 @@ class PlanBuilder {
   std::set<const NNFilterNode*> consumed_;
   std::map<std::size_t, ValueId> parameter_values_, gradient_values_;
   std::vector<ValueId> returned_;
+  std::map<ValueId, ValueId> rounded_;  ///< a result as computed, and as stored
 };
 
 }  // namespace mpsnn

@@ -6,14 +6,20 @@
 #include "core/json.hpp"
 #include "mpsnn/graph.hpp"
 #include "mpsnn/nodes/arithmetic.hpp"
+#include "mpsnn/nodes/binary_convolution.hpp"
 #include "mpsnn/nodes/concatenation.hpp"
 #include "mpsnn/nodes/convolution.hpp"
 #include "mpsnn/nodes/dropout.hpp"
+#include "mpsnn/nodes/group_normalization.hpp"
 #include "mpsnn/nodes/loss.hpp"
 #include "mpsnn/nodes/neuron.hpp"
 #include "mpsnn/nodes/normalization.hpp"
 #include "mpsnn/nodes/pooling.hpp"
+#include "mpsnn/nodes/reduction.hpp"
+#include "mpsnn/nodes/resampling.hpp"
+#include "mpsnn/nodes/shape.hpp"
 #include "mpsnn/nodes/softmax.hpp"
+#include "mpsnn/nodes/window_normalization.hpp"
 #include "nodes/json_fields.hpp"
 
 /// Graph structures as text. A file holds the nodes in construction order; images and states are named by the node that makes
@@ -74,6 +80,7 @@ void write_data_source(Json::Object& object, NNFilterNode& node) {
     label = weights->label();
     object.emplace("descriptor", to_json(weights->descriptor()));
   } else if (auto* normalization = dynamic_cast<CNNBatchNormalizationNode*>(&node)) label = normalization->data_source()->label();
+  else if (auto* affine = dynamic_cast<CNNAffineNormalizationNode*>(&node)) label = affine->data_source()->label();
   else return;
   if (label.empty())
     throw GraphError(node.display_name() + ": a data source needs a label to be found again.",
@@ -89,6 +96,7 @@ struct SavedNode {
   std::vector<StateNodePtr> states;
   ConvolutionDataSourcePtr weights;
   BatchNormalizationDataSourcePtr normalization;
+  AffineDataSourcePtr affine;
   JsonFields fields;
   std::string class_name;
 
@@ -113,6 +121,16 @@ struct SavedNode {
     return normalization;
   }
 };
+
+template <class Node>
+FilterNodePtr make_window_normalization(const SavedNode& s) {
+  auto node = std::make_shared<Node>(s.source(0), s.fields.integer("kernel_width", 1));
+  node->kernel_height = s.fields.integer("kernel_height", 1);
+  node->alpha = s.fields.real("alpha");
+  node->beta = s.fields.real("beta");
+  node->delta = s.fields.real("delta");
+  return node;
+}
 
 using Factory = std::function<FilterNodePtr(const SavedNode&)>;
 
@@ -199,6 +217,118 @@ FilterNodePtr make_batch_normalization_gradient(const SavedNode& s) {
   return node;
 }
 
+FilterNodePtr make_local_contrast(const SavedNode& s) {
+  auto node = std::static_pointer_cast<CNNLocalContrastNormalizationNode>(make_window_normalization<CNNLocalContrastNormalizationNode>(s));
+  node->pm = s.fields.real("pm");
+  node->ps = s.fields.real("ps");
+  node->p0 = s.fields.real("p0");
+  return node;
+}
+
+FilterNodePtr make_spatial_gradient(const SavedNode& s) {
+  auto node = std::make_shared<CNNSpatialNormalizationGradientNode>(s.source(0), s.source(1), s.state<NNGradientStateNode>(), s.fields.integer("kernel_width", 1));
+  node->kernel_height = s.fields.integer("kernel_height", 1);
+  node->alpha = s.fields.real("alpha");
+  node->beta = s.fields.real("beta");
+  node->delta = s.fields.real("delta");
+  return node;
+}
+
+FilterNodePtr make_local_contrast_gradient(const SavedNode& s) {
+  auto node = std::make_shared<CNNLocalContrastNormalizationGradientNode>(s.source(0), s.source(1), s.state<NNGradientStateNode>(),
+                                                                          s.fields.integer("kernel_width", 1), s.fields.integer("kernel_height", 1));
+  node->alpha = s.fields.real("alpha");
+  node->beta = s.fields.real("beta");
+  node->delta = s.fields.real("delta");
+  node->pm = s.fields.real("pm");
+  node->ps = s.fields.real("ps");
+  node->p0 = s.fields.real("p0");
+  return node;
+}
+
+FilterNodePtr make_cross_channel(const SavedNode& s) {
+  auto node = std::make_shared<CNNCrossChannelNormalizationNode>(s.source(0), s.fields.integer("kernel_size", 1));
+  node->alpha = s.fields.real("alpha");
+  node->beta = s.fields.real("beta");
+  node->delta = s.fields.real("delta");
+  return node;
+}
+
+FilterNodePtr make_cross_channel_gradient(const SavedNode& s) {
+  return std::make_shared<CNNCrossChannelNormalizationGradientNode>(s.source(0), s.source(1), s.state<NNGradientStateNode>(), s.fields.integer("kernel_size", 1));
+}
+
+template <class Node, class DataSource>
+FilterNodePtr make_affine(const SavedNode& s) {
+  const auto source = std::dynamic_pointer_cast<DataSource>(s.affine);
+  if (!source) bad_file(s.class_name + " names no data source of its protocol.", "a data source", s.affine ? "another kind" : "none");
+  auto node = std::make_shared<Node>(s.source(0), source);
+  read_training_style(*node, s);
+  return node;
+}
+
+template <class Node>
+FilterNodePtr make_affine_gradient(const SavedNode& s) {
+  auto node = std::make_shared<Node>(s.source(0), s.source(1), s.state<NNGradientStateNode>());
+  read_training_style(*node, s);
+  return node;
+}
+
+template <class Node>
+FilterNodePtr make_reduction(const SavedNode& s) {
+  auto node = std::make_shared<Node>(s.source(0));
+  constexpr std::int64_t kMost = std::numeric_limits<int>::max();
+  node->clip_rect_source = {s.fields.integer("clip_x", -kMost, kMost), s.fields.integer("clip_y", -kMost, kMost),
+                            s.fields.integer("clip_width", 0, kMost), s.fields.integer("clip_height", 0, kMost)};
+  if constexpr (std::is_same_v<Node, NNReductionFeatureChannelsSumNode>) node->weight = s.fields.real("weight");
+  return node;
+}
+
+template <class Node>
+FilterNodePtr make_upsampling(const SavedNode& s) {
+  return std::make_shared<Node>(s.source(0), s.fields.integer("scale_factor_x", 1, 1 << 15), s.fields.integer("scale_factor_y", 1, 1 << 15));
+}
+
+template <class Node>
+FilterNodePtr make_upsampling_gradient(const SavedNode& s) {
+  return std::make_shared<Node>(s.source(0), s.source(1), s.state<NNGradientStateNode>(), s.fields.real("scale_factor_x"), s.fields.real("scale_factor_y"));
+}
+
+template <class Node>
+FilterNodePtr make_scale(const SavedNode& s) {
+  return std::make_shared<Node>(s.source(0), nullptr, s.fields.integer("width", 1, 1 << 16), s.fields.integer("height", 1, 1 << 16));
+}
+
+FilterNodePtr make_comparison(const SavedNode& s) {
+  auto node = std::static_pointer_cast<NNComparisonNode>(make_arithmetic<NNComparisonNode>(s));
+  node->comparison_type = s.fields.enumeration<NNComparisonType>("comparison_type", 5);
+  return node;
+}
+
+FilterNodePtr make_pad(const SavedNode& s) {
+  auto size = [&](const char* name) { return s.fields.integer(name, 0, 1 << 16); };
+  auto node = std::make_shared<NNPadNode>(s.source(0), ImageCoordinate{size("before_x"), size("before_y"), size("before_channel")},
+                                          ImageCoordinate{size("after_x"), size("after_y"), size("after_channel")},
+                                          s.fields.enumeration<ImageEdgeMode>("edge_mode", 4));
+  node->fill_value = s.fields.real("fill_value");
+  return node;
+}
+
+template <class Node>
+FilterNodePtr make_binary_convolution(const SavedNode& s) {
+  const auto type = s.fields.enumeration<CNNBinaryConvolutionType>("type", 2);
+  const auto flags = s.fields.enumeration<CNNBinaryConvolutionFlags>("flags", 1);
+  if (s.fields.json().has("scale_value")) return std::make_shared<Node>(s.source(0), s.convolution(), s.fields.real("scale_value"), type, flags);
+  auto list = [&](const char* name) {
+    std::vector<float> values;
+    for (const Json& item : s.fields.json().at(name).array(name)) values.push_back(static_cast<float>(item.number(name)));
+    return values;
+  };
+  return std::make_shared<Node>(s.source(0), s.convolution(),
+                                BinaryConvolutionTerms{list("output_bias_terms"), list("output_scale_terms"), list("input_bias_terms"), list("input_scale_terms")},
+                                type, flags);
+}
+
 DropoutParameters dropout(const JsonFields& f) {
   return {f.real("keep_probability"), f.unsigned_integer("seed"), f.integer("mask_stride_x", 0, 1), f.integer("mask_stride_y", 0, 1),
           f.integer("mask_stride_channels", 0, 1)};
@@ -257,6 +387,60 @@ const std::map<std::string, Factory>& factories() {
       {"MPSNNInitialGradientNode", make_unary<NNInitialGradientNode>},
       {"MPSNNConcatenationNode", [](const SavedNode& s) { return std::make_shared<NNConcatenationNode>(s.sources); }},
       {"MPSNNConcatenationGradientNode", make_plain_gradient<NNConcatenationGradientNode>},
+      {"MPSCNNSpatialNormalizationNode", make_window_normalization<CNNSpatialNormalizationNode>},
+      {"MPSCNNSpatialNormalizationGradientNode", make_spatial_gradient},
+      {"MPSCNNLocalContrastNormalizationNode", make_local_contrast},
+      {"MPSCNNLocalContrastNormalizationGradientNode", make_local_contrast_gradient},
+      {"MPSCNNCrossChannelNormalizationNode", make_cross_channel},
+      {"MPSCNNCrossChannelNormalizationGradientNode", make_cross_channel_gradient},
+      {"MPSCNNInstanceNormalizationNode", make_affine<CNNInstanceNormalizationNode, CNNInstanceNormalizationDataSource>},
+      {"MPSCNNGroupNormalizationNode", make_affine<CNNGroupNormalizationNode, CNNGroupNormalizationDataSource>},
+      {"MPSCNNInstanceNormalizationGradientNode", make_affine_gradient<CNNInstanceNormalizationGradientNode>},
+      {"MPSCNNGroupNormalizationGradientNode", make_affine_gradient<CNNGroupNormalizationGradientNode>},
+      {"MPSNNReductionRowMinNode", make_reduction<NNReductionRowMinNode>},
+      {"MPSNNReductionRowMaxNode", make_reduction<NNReductionRowMaxNode>},
+      {"MPSNNReductionRowMeanNode", make_reduction<NNReductionRowMeanNode>},
+      {"MPSNNReductionRowSumNode", make_reduction<NNReductionRowSumNode>},
+      {"MPSNNReductionColumnMinNode", make_reduction<NNReductionColumnMinNode>},
+      {"MPSNNReductionColumnMaxNode", make_reduction<NNReductionColumnMaxNode>},
+      {"MPSNNReductionColumnMeanNode", make_reduction<NNReductionColumnMeanNode>},
+      {"MPSNNReductionColumnSumNode", make_reduction<NNReductionColumnSumNode>},
+      {"MPSNNReductionFeatureChannelsMinNode", make_reduction<NNReductionFeatureChannelsMinNode>},
+      {"MPSNNReductionFeatureChannelsMaxNode", make_reduction<NNReductionFeatureChannelsMaxNode>},
+      {"MPSNNReductionFeatureChannelsMeanNode", make_reduction<NNReductionFeatureChannelsMeanNode>},
+      {"MPSNNReductionFeatureChannelsSumNode", make_reduction<NNReductionFeatureChannelsSumNode>},
+      {"MPSNNReductionFeatureChannelsArgumentMinNode", make_reduction<NNReductionFeatureChannelsArgumentMinNode>},
+      {"MPSNNReductionFeatureChannelsArgumentMaxNode", make_reduction<NNReductionFeatureChannelsArgumentMaxNode>},
+      {"MPSNNReductionSpatialMeanNode", make_reduction<NNReductionSpatialMeanNode>},
+      {"MPSNNReductionSpatialMeanGradientNode", make_plain_gradient<NNReductionSpatialMeanGradientNode>},
+      {"MPSCNNUpsamplingNearestNode", make_upsampling<CNNUpsamplingNearestNode>},
+      {"MPSCNNUpsamplingNearestGradientNode", make_upsampling_gradient<CNNUpsamplingNearestGradientNode>},
+      {"MPSCNNUpsamplingBilinearNode",
+       [](const SavedNode& s) {
+         return std::make_shared<CNNUpsamplingBilinearNode>(s.source(0), s.fields.integer("scale_factor_x", 1, 1 << 15),
+                                                            s.fields.integer("scale_factor_y", 1, 1 << 15), s.fields.boolean("align_corners"));
+       }},
+      {"MPSCNNUpsamplingBilinearGradientNode", make_upsampling_gradient<CNNUpsamplingBilinearGradientNode>},
+      {"MPSNNBilinearScaleNode", make_scale<NNBilinearScaleNode>},
+      {"MPSNNLanczosScaleNode", make_scale<NNLanczosScaleNode>},
+      {"MPSNNReshapeNode",
+       [](const SavedNode& s) {
+         return std::make_shared<NNReshapeNode>(s.source(0), s.fields.integer("result_width", 1, 1 << 30), s.fields.integer("result_height", 1, 1 << 30),
+                                                s.fields.integer("result_feature_channels", 1, 1 << 30));
+       }},
+      {"MPSNNReshapeGradientNode", make_plain_gradient<NNReshapeGradientNode>},
+      {"MPSNNPadNode", make_pad},
+      {"MPSNNPadGradientNode", make_plain_gradient<NNPadGradientNode>},
+      {"MPSNNGramMatrixCalculationNode", [](const SavedNode& s) { return std::make_shared<NNGramMatrixCalculationNode>(s.source(0), s.fields.real("alpha")); }},
+      {"MPSNNGramMatrixCalculationGradientNode",
+       [](const SavedNode& s) {
+         return std::make_shared<NNGramMatrixCalculationGradientNode>(s.source(0), s.source(1), s.state<NNGradientStateNode>(), s.fields.real("alpha"));
+       }},
+      {"MPSNNDivisionNode", make_arithmetic<NNDivisionNode>},
+      {"MPSNNComparisonNode", make_comparison},
+      {"MPSCNNYOLOLossNode", [](const SavedNode& s) { return std::make_shared<CNNYOLOLossNode>(s.source(0), s.fields.yolo_loss()); }},
+      {"MPSCNNBinaryConvolutionNode", make_binary_convolution<CNNBinaryConvolutionNode>},
+      {"MPSCNNBinaryFullyConnectedNode", make_binary_convolution<CNNBinaryFullyConnectedNode>},
   };
   return table;
 }
@@ -328,10 +512,12 @@ class Loader {
       if (source->label() == label) saved.weights = source;
     for (const auto& source : data_sources_.batch_normalizations)
       if (source->label() == label) saved.normalization = source;
+    for (const auto& source : data_sources_.affine_normalizations)
+      if (source->label() == label) saved.affine = source;
     auto refuse = [&](const std::string& sentence, std::string expected, std::string actual, std::string hint) {
       throw WeightError("saved graph: " + sentence, {saved.class_name, label, std::move(expected), std::move(actual), std::move(hint)});
     };
-    if (!saved.weights && !saved.normalization)
+    if (!saved.weights && !saved.normalization && !saved.affine)
       refuse("no data source is labelled \"" + label + "\".", "a data source of that label", "none", "pass it in data_sources");
     if (saved.weights && json.has("descriptor") && to_json(saved.weights->descriptor()).text() != json.at("descriptor").text())
       refuse("the data source \"" + label + "\" has another descriptor.", json.at("descriptor").text().substr(0, 400),
@@ -342,7 +528,7 @@ class Loader {
     const std::string& class_name = json.at("class").string("class");
     const auto factory = factories().find(class_name);
     if (factory == factories().end()) bad_file("\"" + class_name.substr(0, 100) + "\" is no node class of this version.", "a node class", class_name.substr(0, 100));
-    SavedNode saved{{}, {}, nullptr, nullptr, JsonFields(json.at("parameters")), class_name};
+    SavedNode saved{{}, {}, nullptr, nullptr, nullptr, JsonFields(json.at("parameters")), class_name};
     for (const Json& source : json.at("sources").array("sources")) saved.sources.push_back(image(source));
     for (const Json& reference : json.at("states").array("states")) saved.states.push_back(state(reference));
     find_data_source(json, saved);
@@ -354,7 +540,7 @@ class Loader {
     const auto& states = json.at("result_states").array("result_states");
     const auto own_states = node->result_states();
     for (std::size_t i = 0; i < std::min(states.size(), own_states.size()); ++i) read_tags(*own_states[i], states[i]);
-    if (auto* loss = dynamic_cast<CNNLossNode*>(node.get()); loss && json.has("labels")) read_tags(*loss->input_labels(), json.at("labels"));
+    if (NNLabelsNode* labels = node->labels_placeholder(); labels && json.has("labels")) read_tags(*labels, json.at("labels"));
     nodes_.push_back(node);
     images_.push_back(node->result_image());
   }
@@ -384,7 +570,7 @@ std::string save_structure(const std::vector<ImageNodePtr>& result_images) {
     Json::Object object{{"class", node->class_name()},          {"label", node->label},           {"parameters", node->parameters()},
                         {"padding", padding_json(*node)},       {"sources", std::move(sources)},  {"states", std::move(states)},
                         {"result", image_json(*node->result_image())}, {"result_states", std::move(result_states)}};
-    if (auto* loss = dynamic_cast<CNNLossNode*>(node.get())) object.emplace("labels", state_json(*loss->input_labels()));
+    if (const NNLabelsNode* labels = node->labels_placeholder()) object.emplace("labels", state_json(*labels));
     write_data_source(object, *node);
     node_numbers[node.get()] = static_cast<int>(saved_nodes.size());
     image_numbers[node->result_image().get()] = static_cast<int>(inputs.size() + saved_nodes.size());

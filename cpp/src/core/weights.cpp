@@ -123,6 +123,18 @@ void TrainedBuffers::set_optimizer(const std::shared_ptr<NNOptimizer>& optimizer
   history_.clear();
 }
 
+TrainedDataSource::~TrainedDataSource() = default;
+
+TrainedBuffers TrainedBuffers::copy() const {
+  TrainedBuffers result;
+  if (optimizer_) result.optimizer_ = optimizer_->clone();
+  for (const Buffer& vector : history_) {
+    result.history_.emplace_back(vector.count(), vector.type());
+    result.history_.back().copy_from(vector);
+  }
+  return result;
+}
+
 void TrainedBuffers::prepare(const Buffer& first, const Buffer& second, const std::string& label) {
   const std::size_t moments = optimizer_->history_count();
   const bool is_new = history_.empty();
@@ -201,6 +213,14 @@ std::shared_ptr<CNNConvolutionWeightsAndBiasesState> ConvolutionWeights::update(
   return source_state;
 }
 
+std::function<void()> ConvolutionWeights::remember() {
+  return [self = shared_from_this(), training = training_.copy(), weights = weights_, biases = biases_] {
+    self->training_ = training;
+    self->weights_ = weights;
+    self->biases_ = biases;
+  };
+}
+
 BatchNormalizationWeights::BatchNormalizationWeights(int feature_channels, std::string label, float epsilon, float momentum)
     : channels_(feature_channels), label_(std::move(label)), epsilon_(epsilon), momentum_(momentum) {
   auto refuse = [&](const char* what, const char* expected, const std::string& actual) {
@@ -228,6 +248,16 @@ void BatchNormalizationWeights::set_values(const Buffer& gamma, const Buffer& be
   beta_ = copy_of(beta);
   mean_ = copy_of(mean);
   variance_ = copy_of(variance);
+}
+
+std::function<void()> BatchNormalizationWeights::remember() {
+  return [self = shared_from_this(), training = training_.copy(), gamma = gamma_, beta = beta_, mean = copy_of(mean_), variance = copy_of(variance_)] {
+    self->training_ = training;
+    self->gamma_ = gamma;
+    self->beta_ = beta;
+    self->mean_.copy_from(mean);
+    self->variance_.copy_from(variance);
+  };
 }
 
 bool BatchNormalizationWeights::update_gamma_and_beta(const std::shared_ptr<CNNBatchNormalizationState>& state) {
@@ -267,6 +297,45 @@ std::shared_ptr<CNNNormalizationMeanAndVarianceState> BatchNormalizationWeights:
   if (!state->mean || state->element_count == 0) return nullptr;
   command_buffer.record([self = shared_from_this(), state] { self->accumulate(*state); });
   return std::make_shared<CNNNormalizationMeanAndVarianceState>(mean_, variance_);
+}
+
+AffineWeights::AffineWeights(int feature_channels, std::string label, float epsilon, const char* class_name)
+    : channels_(feature_channels), label_(std::move(label)), epsilon_(epsilon) {
+  if (feature_channels < 1 || !(epsilon >= 0))
+    throw OptionError(std::string(class_name) + " \"" + label_ + "\": feature_channels must be at least 1 and epsilon not negative.",
+                      {.node = class_name, .label = label_, .expected = ">= 1, >= 0", .actual = std::to_string(feature_channels) + ", " + std::to_string(epsilon)});
+  gamma_ = filled(channels_, 1);
+  beta_ = filled(channels_, 0);
+}
+
+AffineWeights::~AffineWeights() = default;
+
+std::function<void()> AffineWeights::remember() {
+  return [this, training = training_.copy(), gamma = gamma_, beta = beta_] {  // the graph that remembers holds this data source
+    training_ = training;
+    gamma_ = gamma;
+    beta_ = beta;
+  };
+}
+
+
+void AffineWeights::set_values(const Buffer& gamma, const Buffer& beta) {
+  require_count(label_, "gamma", gamma, channels_, "feature_channels");
+  require_count(label_, "beta", beta, channels_, "feature_channels");
+  gamma_ = copy_of(gamma);
+  beta_ = copy_of(beta);
+}
+
+void AffineWeights::prepare(const CNNAffineDataSource::StateBatch& states) { training_.prepare(states.front()->gamma, states.front()->beta, label_); }
+
+bool AffineWeights::apply(const CNNAffineDataSource::StateBatch& states) {
+  if (!training_.optimizer()) return false;
+  prepare(states);
+  const CNNAffineGradientState& state = *states.front();
+  training_.apply(state.gamma, state.gradient_for_gamma, state.beta, state.gradient_for_beta);
+  gamma_ = copy_of(state.gamma);
+  beta_ = copy_of(state.beta);
+  return true;
 }
 
 }  // namespace mpsnn

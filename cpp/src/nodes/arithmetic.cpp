@@ -74,7 +74,8 @@ GradientFilterNodePtr NNBinaryArithmeticNode::gradient_filter(const std::vector<
 
 void NNBinaryArithmeticNode::lower(PlanBuilder& plan) const {
   const ValueId left = plan.image(*this, 0), right = plan.image(*this, 1);
-  const ArithmeticOp op = operation(kind_, *this);
+  ArithmeticOp op = operation(kind_, *this);
+  op.comparison_type = relation();
   for (const auto& source : {op.primary, op.secondary})
     for (int stride : {source.stride_x, source.stride_y, source.stride_channels}) require_stride(*this, plan, stride);
   const Shape a = plan.shape(left), b = plan.shape(right);
@@ -149,6 +150,22 @@ Json NNArithmeticGradientNode::parameters() const {
   NN##Name##GradientNode::NN##Name##GradientNode(const std::vector<ImageNodePtr>& gradient_images, const FilterNodePtr& forward_filter,     \
                                                  bool is_secondary_source_filter)                                                           \
       : NNArithmeticGradientNode(gradient_images, forward_filter, is_secondary_source_filter, ArithmeticKind::Kind) {}
+
+NNDivisionNode::NNDivisionNode(std::vector<ImageNodePtr> source_images)
+    : NNBinaryArithmeticNode(std::move(source_images), ArithmeticKind::divide, "MPSNNDivisionNode") {
+  add_result_state(std::make_unique<NNArithmeticGradientStateNode>(this));
+}
+
+NNComparisonNode::NNComparisonNode(std::vector<ImageNodePtr> source_images)
+    : NNBinaryArithmeticNode(std::move(source_images), ArithmeticKind::compare, "MPSNNComparisonNode") {
+  add_result_state(std::make_unique<NNArithmeticGradientStateNode>(this));
+}
+
+Json NNComparisonNode::parameters() const {
+  Json::Object object = properties_json(*this).object("properties");
+  object.emplace("comparison_type", enum_json(comparison_type));
+  return object;
+}
 
 MPSNN_ARITHMETIC_NODE(Addition, add)
 MPSNN_ARITHMETIC_NODE(Subtraction, subtract)

@@ -36,6 +36,25 @@ Json to_json(const CNNLossDescriptor& loss) {
           {"delta", double(loss.delta)}};
 }
 
+Json to_json(const CNNYOLOLossDescriptor& loss) {
+  return {{"xy", to_json(loss.xy_loss_descriptor)},
+          {"wh", to_json(loss.wh_loss_descriptor)},
+          {"confidence", to_json(loss.confidence_loss_descriptor)},
+          {"classes", to_json(loss.classes_loss_descriptor)},
+          {"reduction_type", enum_json(loss.reduction_type)},
+          {"reduce_across_batch", loss.reduce_across_batch},
+          {"rescore", loss.rescore},
+          {"scale_xy", double(loss.scale_xy)},
+          {"scale_wh", double(loss.scale_wh)},
+          {"scale_no_object", double(loss.scale_no_object)},
+          {"scale_object", double(loss.scale_object)},
+          {"scale_class", double(loss.scale_class)},
+          {"min_iou_for_object_presence", double(loss.min_iou_for_object_presence)},
+          {"max_iou_for_object_absence", double(loss.max_iou_for_object_absence)},
+          {"number_of_anchor_boxes", loss.number_of_anchor_boxes},
+          {"anchor_boxes", to_json(loss.anchor_boxes)}};
+}
+
 Json to_json(const CNNConvolutionDescriptor& convolution) {
   Json::Object object = to_json(convolution.window_size()).object("window");
   object.emplace("input_feature_channels", convolution.input_feature_channels);
@@ -81,6 +100,16 @@ NNNeuronDescriptor JsonFields::neuron() const {
 CNNLossDescriptor JsonFields::loss() const {
   return {enumeration<CNNLossType>("loss_type", 9), enumeration<CNNReductionType>("reduction_type", 3), boolean("reduce_across_batch"), real("weight"),
           real("label_smoothing"), integer("number_of_classes", 1), real("epsilon"), real("delta")};
+}
+
+CNNYOLOLossDescriptor JsonFields::yolo_loss() const {
+  auto part = [&](const char* name) { return JsonFields(json_.at(name)).loss(); };
+  CNNYOLOLossDescriptor loss{part("xy"), part("wh"), part("confidence"), part("classes"), enumeration<CNNReductionType>("reduction_type", 3),
+                             boolean("reduce_across_batch"), boolean("rescore"), real("scale_xy"), real("scale_wh"), real("scale_no_object"),
+                             real("scale_object"), real("scale_class"), real("min_iou_for_object_presence"), real("max_iou_for_object_absence"),
+                             integer("number_of_anchor_boxes", 1), {}};
+  for (const Json& size : json_.at("anchor_boxes").array("anchor_boxes")) loss.anchor_boxes.push_back(static_cast<float>(size.number("anchor_boxes")));
+  return loss;
 }
 
 }  // namespace mpsnn

@@ -13,6 +13,7 @@ Json enum_json(Enum value) { return static_cast<double>(static_cast<std::int64_t
 Json to_json(const WindowSize& window);
 Json to_json(const NNNeuronDescriptor& neuron);
 Json to_json(const CNNLossDescriptor& loss);
+Json to_json(const CNNYOLOLossDescriptor& loss);
 Json to_json(const CNNConvolutionDescriptor& convolution);
 
 /// Numbers of a saved object. Integers outside [low, high] throw FileError: nothing from a file is cast unseen.
@@ -28,6 +29,7 @@ class JsonFields {
   WindowSize window() const;
   NNNeuronDescriptor neuron() const;
   CNNLossDescriptor loss() const;
+  CNNYOLOLossDescriptor yolo_loss() const;
   const Json& json() const { return json_; }
 
  private:

@@ -59,6 +59,33 @@ void CNNLossNode::lower(PlanBuilder& plan) const {
 
 Json CNNLossNode::parameters() const { return to_json(loss_); }
 
+CNNYOLOLossNode::CNNYOLOLossNode(ImageNodePtr source, CNNYOLOLossDescriptor loss_descriptor)
+    : NNFilterNode({std::move(source)}, {}), loss_(std::move(loss_descriptor)), input_labels_(this) {
+  for (const CNNLossDescriptor* part : {&loss_.xy_loss_descriptor, &loss_.wh_loss_descriptor, &loss_.confidence_loss_descriptor, &loss_.classes_loss_descriptor})
+    validated(*part, class_name());
+  if (loss_.number_of_anchor_boxes < 1 || loss_.anchor_boxes.size() != 2 * std::size_t(loss_.number_of_anchor_boxes))
+    fail<OptionError>("anchor_boxes holds width and height of each anchor box.", std::to_string(2 * std::max(1, loss_.number_of_anchor_boxes)) + " numbers",
+                      std::to_string(loss_.anchor_boxes.size()) + " numbers", "give number_of_anchor_boxes pairs");
+  for (float size : loss_.anchor_boxes)
+    if (!(size > 0)) fail<OptionError>("anchor boxes have positive sizes.", "> 0", std::to_string(size), "sizes in grid units");
+}
+
+std::shared_ptr<NNLabelsNode> CNNYOLOLossNode::input_labels() { return {shared_from_this(), &input_labels_}; }
+
+void CNNYOLOLossNode::lower(PlanBuilder& plan) const {
+  const ValueId source = plan.image(*this, 0);
+  const Shape image = plan.shape(source);
+  const int classes = image.channels / loss_.number_of_anchor_boxes - 5;
+  if (image.channels % loss_.number_of_anchor_boxes != 0 || classes < 0)
+    fail<ShapeError>("the channels hold x, y, width, height, confidence and classes of each anchor box.",
+                     "(5 + classes) x " + std::to_string(loss_.number_of_anchor_boxes) + " channels", "image " + image.text(), "check number_of_anchor_boxes");
+  const PlanBuilder::Labels labels = plan.labels(input_labels_, image);
+  plan.require_same_shape(*this, "the labels image", labels.labels, image);
+  plan.add(*this, YOLOLossOp{loss_}, {source, labels.labels, labels.weights}, {plan.result(*this, image), labels.loss});
+}
+
+Json CNNYOLOLossNode::parameters() const { return to_json(loss_); }
+
 NNForwardLossNode::NNForwardLossNode(std::vector<ImageNodePtr> source_images, CNNLossDescriptor loss_descriptor)
     : NNFilterNode(two_or_three(std::move(source_images), "MPSNNForwardLossNode", 0), {}), loss_(validated(loss_descriptor, "MPSNNForwardLossNode")) {
   add_result_state(std::make_unique<NNGradientStateNode>(this));

@@ -32,6 +32,7 @@ class MPSNN_API NNBinaryArithmeticNode : public NNFilterNode, public ArithmeticP
 
  protected:
   NNBinaryArithmeticNode(std::vector<ImageNodePtr> sources, ArithmeticKind kind, const char* class_name);
+  virtual NNComparisonType relation() const { return NNComparisonType::Equal; }
 
  private:
   ArithmeticKind kind_;
@@ -84,5 +85,27 @@ MPSNN_ARITHMETIC_NODE(Subtraction, subtract)
 /// MPSNNMultiplicationNode: (ps * x) * (ss * y) + bias, and its gradient.
 MPSNN_ARITHMETIC_NODE(Multiplication, multiply)
 #undef MPSNN_ARITHMETIC_NODE
+
+/// MPSNNDivisionNode: (ps * x) / (ss * y) + bias. No gradient exists.
+class MPSNN_API NNDivisionNode final : public NNBinaryArithmeticNode {
+ public:
+  explicit NNDivisionNode(std::vector<ImageNodePtr> sources);
+  NNDivisionNode(ImageNodePtr left_source, ImageNodePtr right_source)
+      : NNDivisionNode(std::vector<ImageNodePtr>{std::move(left_source), std::move(right_source)}) {}
+  const char* class_name() const override { return "MPSNNDivisionNode"; }
+};
+/// MPSNNComparisonNode: 1 where the relation holds, else 0. No gradient exists.
+class MPSNN_API NNComparisonNode final : public NNBinaryArithmeticNode {
+ public:
+  explicit NNComparisonNode(std::vector<ImageNodePtr> sources);
+  NNComparisonNode(ImageNodePtr left_source, ImageNodePtr right_source)
+      : NNComparisonNode(std::vector<ImageNodePtr>{std::move(left_source), std::move(right_source)}) {}
+  const char* class_name() const override { return "MPSNNComparisonNode"; }
+  NNComparisonType comparison_type = NNComparisonType::Equal;
+  Json parameters() const override;
+
+ protected:
+  NNComparisonType relation() const override { return comparison_type; }
+};
 
 }  // namespace mpsnn

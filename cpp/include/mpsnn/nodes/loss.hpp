@@ -15,11 +15,29 @@ class MPSNN_API CNNLossNode final : public NNFilterNode {
   std::shared_ptr<NNLabelsNode> input_labels();
   const CNNLossDescriptor& loss_descriptor() const { return loss_; }
   bool is_gradient_origin() const override { return true; }
+  NNLabelsNode* labels_placeholder() override { return &input_labels_; }
   void lower(PlanBuilder& plan) const override;
   Json parameters() const override;
 
  private:
   CNNLossDescriptor loss_;
+  NNLabelsNode input_labels_;
+};
+
+/// MPSCNNYOLOLossNode: the loss of a grid of object detectors; result and labels as CNNLossNode's (MPS_SEMANTICS 14.6).
+class MPSNN_API CNNYOLOLossNode final : public NNFilterNode {
+ public:
+  CNNYOLOLossNode(ImageNodePtr source, CNNYOLOLossDescriptor loss_descriptor);
+  const char* class_name() const override { return "MPSCNNYOLOLossNode"; }
+  std::shared_ptr<NNLabelsNode> input_labels();
+  const CNNYOLOLossDescriptor& loss_descriptor() const { return loss_; }
+  bool is_gradient_origin() const override { return true; }
+  NNLabelsNode* labels_placeholder() override { return &input_labels_; }
+  void lower(PlanBuilder& plan) const override;
+  Json parameters() const override;
+
+ private:
+  CNNYOLOLossDescriptor loss_;
   NNLabelsNode input_labels_;
 };
 

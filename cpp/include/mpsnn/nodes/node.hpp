@@ -158,6 +158,8 @@ class MPSNN_API NNFilterNode : public std::enable_shared_from_this<NNFilterNode>
   virtual Json parameters() const;
   /// True for losses and initial gradients: their result already is the gradient of their source.
   virtual bool is_gradient_origin() const { return false; }
+  /// The placeholder of labels that a loss node reads, or null.
+  virtual NNLabelsNode* labels_placeholder() { return nullptr; }
   /// Data source of a convolution or normalization; empty for others.
   virtual std::string data_source_label() const { return {}; }
   /// Counts filters in the order of their construction, which is a topological order.

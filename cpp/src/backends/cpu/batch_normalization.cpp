@@ -1,141 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
 #include <cmath>
 
+#include "backends/cpu/channel_sums.hpp"
 #include "backends/cpu/kernels.hpp"
 #include "backends/cpu/loops.hpp"
 
 namespace mpsnn::cpu {
 namespace {
-
-/// Channels whose sums one inner loop keeps: three arrays of this length stay in the first-level cache.
-constexpr int kChannelBlock = 64;
-
-/// How the pixels of a batch are shared out when they are summed: into parts, whose sums are added in order at the end, and
-/// parts into runs short enough for float sums and for the second look at a run to find it in the cache.
-struct PixelParts {
-  std::size_t pixels, run;
-  int channels, parts;
-  std::size_t pixels_per_part;
-
-  explicit PixelParts(const Shape& shape) : pixels(shape.pixels()), channels(shape.channels) {
-    // A run of at most 8 Ki floats is 32 KiB; at least 32 pixels, so that folding a run into doubles costs little.
-    run = std::clamp<std::size_t>(8192 / std::max(1, channels), 32, 512);
-    // 64 parts at most: their sums are 64 * 2 * channels doubles. A function of the shape alone, for the same bits always.
-    const std::size_t wanted = std::clamp<std::size_t>(shape.count() / 32768, 1, 64);
-    pixels_per_part = (((pixels + wanted - 1) / wanted) + run - 1) / run * run;
-    parts = pixels == 0 ? 0 : static_cast<int>((pixels + pixels_per_part - 1) / pixels_per_part);
-  }
-
-  std::size_t sums_bytes() const { return static_cast<std::size_t>(parts) * 2 * channels * sizeof(double); }
-
-  /// Calls body(first pixel, last pixel + 1, sums) for every part; `sums` are 2 * channels doubles of its own.
-  template <class Body>
-  void for_each_part(void* scratch, Body&& body) const {
-    parallel_for(parts, [&](std::size_t part, int) {
-      const std::size_t begin = part * pixels_per_part;
-      body(begin, std::min(pixels, begin + pixels_per_part), static_cast<double*>(scratch) + part * 2 * channels);
-    });
-  }
-  /// Calls body(first pixel, last pixel + 1) for every run of [begin, end).
-  template <class Body>
-  void for_each_run(std::size_t begin, std::size_t end, Body&& body) const {
-    for (std::size_t first = begin; first < end; first += run) body(first, std::min(end, first + run));
-  }
-};
-
-/// sums[c] := the sum of x[c] over `pixels` pixels that lie `stride` floats apart. Four pixels at a time: a quarter of the
-/// loads and stores of the sums.
-void sum_pixels(const float* __restrict x, std::size_t stride, std::size_t pixels, float* __restrict sums, int channels) {
-  std::fill_n(sums, channels, 0.0f);
-  std::size_t p = 0;
-  for (; p + 4 <= pixels; p += 4, x += 4 * stride)
-    for (int c = 0; c < channels; ++c) sums[c] += (x[c] + x[stride + c]) + (x[2 * stride + c] + x[3 * stride + c]);
-  for (; p < pixels; ++p, x += stride)
-    for (int c = 0; c < channels; ++c) sums[c] += x[c];
-}
-
-/// deviations[c] := the sum of x[c] - center[c]; squares[c] := the sum of its square
-void sum_deviations(const float* __restrict x, std::size_t stride, std::size_t pixels, const float* __restrict center,
-                    float* __restrict deviations, float* __restrict squares, int channels) {
-  std::fill_n(deviations, channels, 0.0f);
-  std::fill_n(squares, channels, 0.0f);
-  std::size_t p = 0;
-  for (; p + 2 <= pixels; p += 2, x += 2 * stride)
-    for (int c = 0; c < channels; ++c) {
-      const float d = x[c] - center[c], e = x[stride + c] - center[c];
-      deviations[c] += d + e;
-      squares[c] += d * d + e * e;
-    }
-  for (; p < pixels; ++p, x += stride)
-    for (int c = 0; c < channels; ++c) {
-      const float d = x[c] - center[c];
-      deviations[c] += d;
-      squares[c] += d * d;
-    }
-}
-
-/// sums[c] := the sum of e[c]; products[c] := the sum of e[c] * (x[c] - mean[c])
-void sum_products(const float* __restrict e, const float* __restrict x, std::size_t stride, std::size_t pixels,
-                  const float* __restrict mean, float* __restrict sums, float* __restrict products, int channels) {
-  std::fill_n(sums, channels, 0.0f);
-  std::fill_n(products, channels, 0.0f);
-  std::size_t p = 0;
-  for (; p + 2 <= pixels; p += 2, e += 2 * stride, x += 2 * stride)
-    for (int c = 0; c < channels; ++c) {
-      sums[c] += e[c] + e[stride + c];
-      products[c] += e[c] * (x[c] - mean[c]) + e[stride + c] * (x[stride + c] - mean[c]);
-    }
-  for (; p < pixels; ++p, e += stride, x += stride)
-    for (int c = 0; c < channels; ++c) {
-      sums[c] += e[c];
-      products[c] += e[c] * (x[c] - mean[c]);
-    }
-}
-
-/// Adds a set of values to another, both given by count, mean and sum of squared deviations from the mean (Chan et al.): no
-/// difference of large numbers, whatever the mean.
-void merge(double& count, double* mean, double* squares, double other_count, const double* other_mean, const double* other_squares,
-           int channels) {
-  const double total = count + other_count, share = other_count / total, cross = count * share;
-  for (int c = 0; c < channels; ++c) {
-    const double distance = other_mean[c] - mean[c];
-    mean[c] += distance * share;
-    squares[c] += other_squares[c] + distance * distance * cross;
-  }
-  count = total;
-}
-
-/// mean, squares := those of the pixels [begin, end), a block of channels at a time.
-void part_statistics(const PixelParts& parts, const float* x, std::size_t begin, std::size_t end, double* mean, double* squares) {
-  const std::size_t stride = parts.channels;
-  std::fill_n(mean, 2 * stride, 0.0);
-  for (int first = 0; first < parts.channels; first += kChannelBlock) {
-    const int channels = std::min(kChannelBlock, parts.channels - first);
-    double count = 0;
-    parts.for_each_run(begin, end, [&](std::size_t from, std::size_t to) {
-      const std::size_t pixels = to - from;
-      float center[kChannelBlock], deviations[kChannelBlock], squared[kChannelBlock];
-      double run_mean[kChannelBlock], run_squares[kChannelBlock];
-      const float* data = x + from * stride + first;
-      sum_pixels(data, stride, pixels, center, channels);
-      for (int c = 0; c < channels; ++c) center[c] /= static_cast<float>(pixels);
-      sum_deviations(data, stride, pixels, center, deviations, squared, channels);
-      for (int c = 0; c < channels; ++c) {  // the center is rounded: the deviations put it right
-        const double rest = static_cast<double>(deviations[c]) / static_cast<double>(pixels);
-        run_mean[c] = center[c] + rest;
-        run_squares[c] = squared[c] - rest * deviations[c];
-      }
-      merge(count, mean + first, squares + first, static_cast<double>(pixels), run_mean, run_squares, channels);
-    });
-  }
-}
-
-/// Parameters of one channel stretched over pixels: y := (x - mean) * scale + beta.
-void normalize(const float* __restrict x, float* __restrict y, std::size_t pixels, int channels, const float* __restrict mean,
-               const float* __restrict scale, const float* __restrict beta) {
-  for (std::size_t p = 0; p < pixels; ++p, x += channels, y += channels)
-    for (int c = 0; c < channels; ++c) y[c] = (x[c] - mean[c]) * scale[c] + beta[c];
-}
 
 /// gradient := scale * (e - constant - (x - mean) * slope)
 void source_gradient(const float* __restrict e, const float* __restrict x, float* __restrict gradient, std::size_t pixels, int channels,
@@ -170,20 +41,9 @@ class Gradient final : public Kernel {
  private:
   /// Sums of E and of E * (x - mean), one pair per part and channel.
   void sum(const KernelCall& call) const {
-    const std::size_t stride = parts_.channels;
     const float *e = call.input<float>(0), *x = call.input<float>(1), *mean = call.input<float>(2);
     parts_.for_each_part(call.scratch, [&](std::size_t begin, std::size_t end, double* totals) {
-      std::fill_n(totals, 2 * stride, 0.0);
-      for (int first = 0; first < parts_.channels; first += kChannelBlock) {
-        const int channels = std::min(kChannelBlock, parts_.channels - first);
-        parts_.for_each_run(begin, end, [&](std::size_t from, std::size_t to) {
-          float sums[kChannelBlock], products[kChannelBlock];
-          const std::size_t at = from * stride + first;
-          sum_products(e + at, x + at, stride, to - from, mean + first, sums, products, channels);
-          for (int c = 0; c < channels; ++c) totals[first + c] += sums[c];
-          for (int c = 0; c < channels; ++c) totals[stride + first + c] += products[c];
-        });
-      }
+      part_products(parts_, e, x, mean, begin, end, totals, totals + parts_.channels);
     });
   }
 

@@ -3,17 +3,13 @@
 #include <optional>
 
 #include "backends/reference/kernels.hpp"
+#include "backends/reference/loss.hpp"
 #include "backends/reference/neuron.hpp"
 #include "backends/reference/softmax.hpp"
 #include "mpsnn/error.hpp"
 
 namespace mpsnn::reference {
 namespace {
-
-/// One element's share of the loss and its derivatives. For the cosine distance `value` is y * t, see write_loss().
-struct Terms {
-  double value, prediction_gradient, label_gradient;
-};
 
 double smoothed_label(const CNNLossDescriptor& loss, double t) {
   const double smoothing = loss.label_smoothing;
@@ -26,7 +22,35 @@ double smoothed_label(const CNNLossDescriptor& loss, double t) {
 /// t * ln p, with the limit 0 where a class has neither a label nor a probability.
 double label_times_log(double t, double log_p) { return t == 0 && std::isinf(log_p) ? 0 : t * log_p; }
 
-/// The rows of 14.2. `log_p` is the logarithm of soft-max at y, used by soft-max cross entropy only.
+/// Calls f(image, element, weighted terms) for every element of `shape`.
+template <class F>
+void for_each_term(const CNNLossDescriptor& loss, const Shape& shape, const Operands& in, F f) {
+  for (std::size_t pixel = 0; pixel < shape.pixels(); ++pixel) {
+    const std::size_t first = pixel * shape.channels;
+    std::optional<LogSoftMax> log_softmax;
+    if (loss.loss_type == CNNLossType::SoftMaxCrossEntropy) log_softmax.emplace(in.y + first, shape.channels);
+    for (std::size_t i = first; i < first + shape.channels; ++i) {
+      const double factor = loss.weight * (in.weights ? in.weights[i] : 1);
+      const Terms t = terms(loss, in.y[i], in.labels[i], log_softmax ? (*log_softmax)(in.y[i]) : 0);
+      f(i / shape.image_count(), i, Terms{factor * t.value, factor * t.prediction_gradient, factor * t.label_gradient});
+    }
+  }
+}
+
+/// for_each_term as write_loss() wants it.
+auto terms_of(const CNNLossDescriptor& loss, const Shape& shape, const Operands& in) {
+  return [&, in](auto f) { for_each_term(loss, shape, in, f); };
+}
+
+/// The cosine distance is one number, 1 - sum(y * t): there is nothing to average or to keep per element.
+void check_reduction(const CNNLossDescriptor& loss) {
+  if (loss.loss_type == CNNLossType::CosineDistance && loss.reduction_type != CNNReductionType::Sum)
+    throw OptionError("the cosine distance has one value per image.",
+                      {.expected = "reduction type Sum", .hint = "CNNReductionType::Sum"});
+}
+
+}  // namespace
+
 Terms terms(const CNNLossDescriptor& loss, double y, double label, double log_p) {
   const double t = smoothed_label(loss, label);
   const double smoothing = std::max(0.0, static_cast<double>(loss.label_smoothing));
@@ -61,81 +85,13 @@ Terms terms(const CNNLossDescriptor& loss, double y, double label, double log_p)
   return {0, 0, 0};
 }
 
-/// Operands of every loss operation.
-struct Operands {
-  const double* y;
-  const double* labels;
-  const double* weights;
-};
-
-/// Calls f(image, element, weighted terms) for every element of `shape`.
-template <class F>
-void for_each_term(const CNNLossDescriptor& loss, const Shape& shape, const Operands& in, F f) {
-  for (std::size_t pixel = 0; pixel < shape.pixels(); ++pixel) {
-    const std::size_t first = pixel * shape.channels;
-    std::optional<LogSoftMax> log_softmax;
-    if (loss.loss_type == CNNLossType::SoftMaxCrossEntropy) log_softmax.emplace(in.y + first, shape.channels);
-    for (std::size_t i = first; i < first + shape.channels; ++i) {
-      const double factor = loss.weight * (in.weights ? in.weights[i] : 1);
-      const Terms t = terms(loss, in.y[i], in.labels[i], log_softmax ? (*log_softmax)(in.y[i]) : 0);
-      f(i / shape.image_count(), i, Terms{factor * t.value, factor * t.prediction_gradient, factor * t.label_gradient});
-    }
-  }
-}
-
-bool sums_over_batch(const CNNLossDescriptor& loss) {
-  return loss.reduce_across_batch && loss.reduction_type != CNNReductionType::None;
-}
-
-/// What the sum over `shape`, one image or the whole batch, is divided by (14.3). `weights` are those of `shape`.
-double loss_divisor(const CNNLossDescriptor& loss, const Shape& shape, const double* weights) {
-  switch (loss.reduction_type) {
-    case CNNReductionType::Mean:
-      return static_cast<double>(loss.loss_type == CNNLossType::SoftMaxCrossEntropy ? shape.pixels() : shape.count());
-    case CNNReductionType::SumByNonZeroWeights:
-      if (weights) return static_cast<double>(std::count_if(weights, weights + shape.count(), [](double w) { return w != 0; }));
-      return static_cast<double>(shape.count());
-    default: return 1;
-  }
-}
-
-/// Writes one value per element (reduction None, image as large as y), else each image's value into its element 0 and
-/// zeros into the rest; a sum over the batch goes to image 0.
-void write_loss(const CNNLossDescriptor& loss, const Shape& shape, const Shape& loss_shape, const Operands& in, double* out) {
-  std::fill_n(out, loss_shape.count(), 0.0);
-  const bool per_element = loss.reduction_type == CNNReductionType::None && loss_shape.image_count() == shape.image_count();
-  const std::size_t image_count = loss_shape.image_count();
-  if (per_element) return for_each_term(loss, shape, in, [&](std::size_t, std::size_t i, const Terms& t) { out[i] = t.value; });
-
-  const bool across = sums_over_batch(loss);
-  for_each_term(loss, shape, in,
-                [&](std::size_t n, std::size_t, const Terms& t) { out[across ? 0 : n * image_count] += t.value; });
-  const Shape summed{across ? shape.images : 1, shape.height, shape.width, shape.channels};
-  const int sums = across ? std::min(1, shape.images) : shape.images;
-  for (int n = 0; n < sums; ++n) {
-    double& value = out[n * image_count];
-    const double divisor = loss_divisor(loss, summed, in.weights ? in.weights + n * shape.image_count() : nullptr);
-    if (loss.loss_type == CNNLossType::CosineDistance) value = loss.weight - value;
-    value = divisor == 0 ? 0 : value / divisor;  // all weights zero: nothing was summed
-  }
-}
-
-/// The cosine distance is one number, 1 - sum(y * t): there is nothing to average or to keep per element.
-void check_reduction(const CNNLossDescriptor& loss) {
-  if (loss.loss_type == CNNLossType::CosineDistance && loss.reduction_type != CNNReductionType::Sum)
-    throw OptionError("the cosine distance has one value per image.",
-                      {.expected = "reduction type Sum", .hint = "CNNReductionType::Sum"});
-}
-
-}  // namespace
-
 std::unique_ptr<Kernel> make_kernel(const LossOp& op, const OperandShapes& shapes) {
   check_reduction(op.loss);
   return kernel([op, shape = shapes.inputs[0], loss_shape = shape_of(shapes.outputs, 1)](const KernelCall& call) {
     const Operands in{call.input<double>(0), call.input<double>(1), call.input<double>(2)};
     if (double* gradient = call.output<double>(0))
       for_each_term(op.loss, shape, in, [&](std::size_t, std::size_t i, const Terms& t) { gradient[i] = t.prediction_gradient; });
-    if (double* loss = call.output<double>(1)) write_loss(op.loss, shape, loss_shape, in, loss);
+    if (double* loss = call.output<double>(1)) write_loss(op.loss, shape, loss_shape, in.weights, loss, terms_of(op.loss, shape, in));
   });
 }
 
@@ -143,7 +99,7 @@ std::unique_ptr<Kernel> make_kernel(const ForwardLossOp& op, const OperandShapes
   check_reduction(op.loss);
   return kernel([op, shape = shapes.inputs[0], loss_shape = shapes.outputs[0]](const KernelCall& call) {
     const Operands in{call.input<double>(0), call.input<double>(1), call.input<double>(2)};
-    write_loss(op.loss, shape, loss_shape, in, call.output<double>(0));
+    write_loss(op.loss, shape, loss_shape, in.weights, call.output<double>(0), terms_of(op.loss, shape, in));
   });
 }
 
