@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 #include <fstream>
-#include <sstream>
+#include <iterator>
 
 #include "bindings.hpp"
 
@@ -106,8 +106,8 @@ void save(const std::string& path, const std::vector<ImageNodePtr>& results) {
 
 std::vector<ImageNodePtr> load_result_images(const std::string& path, const py::object& data_sources) {
   std::ifstream file(path, std::ios::binary);
-  std::ostringstream text;
-  if (!file || !(text << file.rdbuf()))
+  const std::string text{std::istreambuf_iterator<char>(file), {}};
+  if (!file)
     throw FileError("could not read \"" + path + "\".", {.label = path, .expected = "a saved graph", .hint = "check the path"});
   DataSources sources;
   for (const py::handle source : data_sources) {
@@ -119,7 +119,7 @@ std::vector<ImageNodePtr> load_result_images(const std::string& path, const py::
                          .actual = py::str(py::type::handle_of(source)).cast<std::string>(), .hint = "pass the data sources that the graph was saved with"});
     else sources.batch_normalizations.push_back(source.cast<BatchNormalizationDataSourcePtr>());
   }
-  return load_structure(text.str(), sources);
+  return load_structure(text, sources);
 }
 
 std::vector<Shape> shapes_of(const std::vector<std::tuple<int, int, int, int>>& tuples) {

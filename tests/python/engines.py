@@ -90,7 +90,9 @@ class Network:
         values = [np.array(image.numpy()) for image in results]
         by_name = dict(zip(self.gradient_names, values[1:], strict=True))
         exported = dict(zip(self.graph.result_state_handles, states, strict=True))
-        return Evaluation(values[0], [by_name.get(name) for name in self.names], [exported[name] for name in self.state_names])
+        return Evaluation(
+            values[0], [by_name.get(name) for name in self.names], [exported[name] for name in self.state_names]
+        )
 
 
 def evaluate(engine, build, images, incoming=None):
@@ -184,7 +186,14 @@ def assert_differences_agree(build, images, incoming, curvature=1, scale=None):
 
 
 def parameter_arrays(state):
-    names = ("gradient_for_weights", "gradient_for_biases", "gradient_for_gamma", "gradient_for_beta", "mean", "variance")
+    names = (
+        "gradient_for_weights",
+        "gradient_for_biases",
+        "gradient_for_gamma",
+        "gradient_for_beta",
+        "mean",
+        "variance",
+    )
     return {name: np.array(getattr(state, name)) for name in names if getattr(state, name, None) is not None}
 
 

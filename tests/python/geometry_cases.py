@@ -120,7 +120,9 @@ class WindowCase:
         explicit = (self.padding.explicit_y, self.padding.explicit_x)[i]
         if explicit:
             return (input + sum(explicit) - extent) // self.stride[i] + 1
-        style = {Method.SizeValidOnly: -1, Method.SizeSame: 0, Method.SizeFull: 1}[self.padding.method & Method.SizeMask]
+        style = {Method.SizeValidOnly: -1, Method.SizeSame: 0, Method.SizeFull: 1}[
+            self.padding.method & Method.SizeMask
+        ]
         return -(-(input + style * (extent - 1)) // self.stride[i])
 
 
@@ -134,7 +136,9 @@ def _axis_sizes(draw, largest, largest_kernel, dilates):
 
 @st.composite
 def paddings(draw, edges=False, tensorflow=True, explicit=True):
-    kinds = ["bits", "bits", "bits"] + ["tensorflow"] * tensorflow + ["explicit"] * explicit + ["edge", "exclude"] * edges
+    kinds = (
+        ["bits", "bits", "bits"] + ["tensorflow"] * tensorflow + ["explicit"] * explicit + ["edge", "exclude"] * edges
+    )
     kind = draw(st.sampled_from(kinds))
     if kind == "tensorflow":
         size = draw(st.sampled_from([Method.SizeSame, Method.SizeValidOnly]))
@@ -166,7 +170,17 @@ def _fitting(padding, sizes):
 
 
 @st.composite
-def window_cases(draw, dilates=False, edges=False, largest=9, largest_kernel=4, convolves=False, tensorflow=True, explicit=True, empty=True):
+def window_cases(
+    draw,
+    dilates=False,
+    edges=False,
+    largest=9,
+    largest_kernel=4,
+    convolves=False,
+    tensorflow=True,
+    explicit=True,
+    empty=True,
+):
     """Geometry shrinks first: hypothesis draws it before the seed of the numbers."""
     y = _axis_sizes(draw, largest, largest_kernel, dilates)
     x = _axis_sizes(draw, largest, largest_kernel, dilates)
@@ -181,4 +195,6 @@ def window_cases(draw, dilates=False, edges=False, largest=9, largest_kernel=4, 
         channels = min(channels, 3)
     sizes = zip(y, x, strict=True)
     (height, width), kernel, stride, dilation = sizes
-    return WindowCase(images, height, width, channels, kernel, stride, dilation, padding, draw(st.integers(0, 2**16)), groups, outputs)
+    return WindowCase(
+        images, height, width, channels, kernel, stride, dilation, padding, draw(st.integers(0, 2**16)), groups, outputs
+    )

@@ -4,11 +4,23 @@
 import mpsnn
 import numpy as np
 import pytest
-from engines import Network, assert_close, assert_differences_agree, assert_survives_saving, evaluate, normal, same_on_both
+from engines import (
+    Network,
+    assert_close,
+    assert_differences_agree,
+    assert_survives_saving,
+    evaluate,
+    normal,
+    same_on_both,
+)
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-NODES = {"add": mpsnn.MPSNNAdditionNode, "subtract": mpsnn.MPSNNSubtractionNode, "multiply": mpsnn.MPSNNMultiplicationNode}
+NODES = {
+    "add": mpsnn.MPSNNAdditionNode,
+    "subtract": mpsnn.MPSNNSubtractionNode,
+    "multiply": mpsnn.MPSNNMultiplicationNode,
+}
 GRADIENTS = {
     "add": mpsnn.MPSNNAdditionGradientNode,
     "subtract": mpsnn.MPSNNSubtractionGradientNode,
@@ -43,11 +55,17 @@ def numpy_result(kind, x, y, primary_scale=1.0, secondary_scale=1.0, bias=0.0):
 def operands(draw, largest=5):
     """Two shapes and their strides: where a stride is 0, only index 0 of that source is read, whatever its extent."""
     images = draw(st.sampled_from([1, 2, 0] if largest > 3 else [1, 2]))
-    result = [draw(st.integers(1, largest)), draw(st.integers(1, largest)), draw(st.sampled_from([1, 2, 3, 16, 17] if largest > 3 else [1, 2]))]
+    result = [
+        draw(st.integers(1, largest)),
+        draw(st.integers(1, largest)),
+        draw(st.sampled_from([1, 2, 3, 16, 17] if largest > 3 else [1, 2])),
+    ]
     strides = [tuple(draw(st.sampled_from([1, 1, 0])) for _ in range(3)) for _ in range(2)]
     shapes = []
     for own in strides:
-        extents = [extent if stride else draw(st.sampled_from([1, 1, 2])) for extent, stride in zip(result, own, strict=True)]
+        extents = [
+            extent if stride else draw(st.sampled_from([1, 1, 2])) for extent, stride in zip(result, own, strict=True)
+        ]
         shapes.append((images, *extents))
     size = tuple(e if strides[0][i] or strides[1][i] else 1 for i, e in enumerate(result))
     return shapes, tuple(strides), (images, *size)
@@ -65,9 +83,12 @@ def test_the_engines_agree_and_give_numpy_s_broadcast(kind, operands, scaled, se
     properties = SCALES if scaled else {}
     largest = 2 * (1 + np.abs(x).max(initial=0)) * (1 + np.abs(y).max(initial=0))
     terms = 1 + max(int(np.prod(size[1:])), 1)
-    got = same_on_both(arithmetic(kind, strides, **properties), [x, y], incoming, largest, np.abs(incoming).sum() * largest, terms)
+    got = same_on_both(
+        arithmetic(kind, strides, **properties), [x, y], incoming, largest, np.abs(incoming).sum() * largest, terms
+    )
     first = [
-        image[tuple(slice(None) if i == 0 or own[i - 1] else slice(0, 1) for i in range(4))] for image, own in zip((x, y), strides, strict=True)
+        image[tuple(slice(None) if i == 0 or own[i - 1] else slice(0, 1) for i in range(4))]
+        for image, own in zip((x, y), strides, strict=True)
     ]
     expected = np.broadcast_to(numpy_result(kind, *first, **properties), size)
     assert_close(got.result, expected, largest, 4, np.float64)
@@ -83,7 +104,9 @@ def test_gradients_are_central_differences(kind, operands, scaled, seed):
     (left, right), strides, size = operands
     x, y, incoming = normal(seed, *left), normal(seed + 1, *right), normal(seed + 2, *size)
     scale = np.abs(incoming).sum() * 2 * (1 + np.abs(x).max()) * (1 + np.abs(y).max())
-    assert_differences_agree(arithmetic(kind, strides, **(SCALES if scaled else {})), [x, y], incoming, curvature=0, scale=scale)
+    assert_differences_agree(
+        arithmetic(kind, strides, **(SCALES if scaled else {})), [x, y], incoming, curvature=0, scale=scale
+    )
 
 
 @KINDS
@@ -109,7 +132,9 @@ def test_a_clamped_element_passes_no_gradient(kind, operands, seed):
 def test_a_saved_node_gives_the_same_bits(kind):
     strides = ((1, 1, 1), (0, 1, 0))
     x, y, incoming = normal(0, 2, 3, 4, 5), normal(1, 2, 1, 4, 1), normal(2, 2, 3, 4, 5)
-    build = arithmetic(kind, strides, primary_scale=1.5, secondary_scale=0.5, bias=-0.25, minimum_value=-1.0, maximum_value=2.0)
+    build = arithmetic(
+        kind, strides, primary_scale=1.5, secondary_scale=0.5, bias=-0.25, minimum_value=-1.0, maximum_value=2.0
+    )
     assert_survives_saving(build, [x, y], incoming)
 
 

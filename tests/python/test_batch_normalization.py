@@ -54,20 +54,34 @@ def formulas(x, incoming, values, epsilon, uses_batch):
     normalized = (x - mean) / deviation
     by_gamma, by_beta = (incoming * normalized).sum(axis=axes), incoming.sum(axis=axes)
     statistics = (by_beta + normalized * by_gamma) / m if uses_batch else 0
-    return normalized * gamma + beta, gamma / deviation * (incoming - statistics), by_gamma, by_beta, normalized, deviation
+    return (
+        normalized * gamma + beta,
+        gamma / deviation * (incoming - statistics),
+        by_gamma,
+        by_beta,
+        normalized,
+        deviation,
+    )
 
 
 @FLAGS
 @settings(max_examples=80)
 @given(
-    st.sampled_from([1, 2, 3]), st.integers(1, 5), st.integers(1, 5), st.sampled_from([1, 2, 3, 8, 17]), st.sampled_from([0, 4]), st.integers(0, 2**16)
+    st.sampled_from([1, 2, 3]),
+    st.integers(1, 5),
+    st.integers(1, 5),
+    st.sampled_from([1, 2, 3, 8, 17]),
+    st.sampled_from([0, 4]),
+    st.integers(0, 2**16),
 )
 def test_both_engines_give_the_printed_result_and_gradients(flags, images, height, width, channels, shift, seed):
     """x - mean is off by epsilon times x, which the division by the deviation magnifies, in the result and, times the
     numbers it meets there, in each gradient."""
     x = (normal(seed, images, height, width, channels) + shift).astype(np.float32).astype(np.float64)
     incoming, source = normal(seed + 1, *x.shape), parameters_of(channels, seed + 2)
-    expected, by_x, by_gamma, by_beta, normalized, deviation = formulas(x, incoming, source.values, 1e-3, flags == BATCH)
+    expected, by_x, by_gamma, by_beta, normalized, deviation = formulas(
+        x, incoming, source.values, 1e-3, flags == BATCH
+    )
     gamma, m = np.abs(source.values["gamma"]), x[..., 0].size
     reach = (np.abs(x).max() + np.abs(source.values["mean"]) + np.abs(normalized).max()) / deviation + 1
     size = np.abs(incoming).sum(axis=(0, 1, 2))
@@ -126,14 +140,22 @@ def test_the_batch_s_statistics_are_used_where_the_node_is_trained_and_the_store
     assert trained.result.tobytes() == always.result.tobytes()
     assert trained.gradients[0].tobytes() == always.gradients[0].tobytes()
     fresh = parameters_of(3, 1)
-    inferred, never = result_of(normalization(fresh), x, engine=engine), result_of(normalization(fresh, STORED), x, engine=engine)
+    inferred, never = (
+        result_of(normalization(fresh), x, engine=engine),
+        result_of(normalization(fresh, STORED), x, engine=engine),
+    )
     assert inferred.tobytes() == never.tobytes()
     assert np.abs(inferred - trained.result).max() > 0.1
 
 
 @ENGINES
 @settings(max_examples=20)
-@given(images=st.sampled_from([1, 2]), size=st.integers(1, 4), momentum=st.sampled_from([0.1, 0.5, 1.0]), seed=st.integers(0, 2**16))
+@given(
+    images=st.sampled_from([1, 2]),
+    size=st.integers(1, 4),
+    momentum=st.sampled_from([0.1, 0.5, 1.0]),
+    seed=st.integers(0, 2**16),
+)
 def test_running_statistics_follow_the_batches_with_the_unbiased_variance(engine, images, size, momentum, seed):
     source = parameters_of(3, seed, momentum=momentum)
     network = Network(engine, normalization(source))

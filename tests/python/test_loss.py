@@ -54,8 +54,22 @@ def draw_normal(seed, shape):
 
 # Predictions, labels, value, d/dy, d/dt (MPS_SEMANTICS 14.2), and how much a rounding inside is magnified.
 LOSSES = {
-    Type.MeanAbsoluteError: (draw_normal, draw_normal, lambda y, t: np.abs(y - t), lambda y, t: np.sign(y - t), lambda y, t: -np.sign(y - t), 1),
-    Type.MeanSquaredError: (draw_normal, draw_normal, lambda y, t: (y - t) ** 2, lambda y, t: 2 * (y - t), lambda y, t: -2 * (y - t), 4),
+    Type.MeanAbsoluteError: (
+        draw_normal,
+        draw_normal,
+        lambda y, t: np.abs(y - t),
+        lambda y, t: np.sign(y - t),
+        lambda y, t: -np.sign(y - t),
+        1,
+    ),
+    Type.MeanSquaredError: (
+        draw_normal,
+        draw_normal,
+        lambda y, t: (y - t) ** 2,
+        lambda y, t: 2 * (y - t),
+        lambda y, t: -2 * (y - t),
+        4,
+    ),
     Type.SoftMaxCrossEntropy: (
         draw_normal,
         distributions,
@@ -72,7 +86,14 @@ LOSSES = {
         lambda y, t: -y,
         1,
     ),
-    Type.CategoricalCrossEntropy: (probabilities, with_zeros, lambda y, t: -t * np.log(y), lambda y, t: -t / y, lambda y, t: -np.log(y), 8),
+    Type.CategoricalCrossEntropy: (
+        probabilities,
+        with_zeros,
+        lambda y, t: -t * np.log(y),
+        lambda y, t: -t / y,
+        lambda y, t: -np.log(y),
+        8,
+    ),
     Type.Hinge: (
         draw_normal,
         binary,
@@ -116,7 +137,11 @@ def loss_of(type, reduction=Reduction.Sum, **options):
 
 
 def reductions_of(type):
-    return [Reduction.Sum] if type == Type.CosineDistance else [Reduction.Sum, Reduction.Mean, Reduction.SumByNonZeroWeights]
+    return (
+        [Reduction.Sum]
+        if type == Type.CosineDistance
+        else [Reduction.Sum, Reduction.Mean, Reduction.SumByNonZeroWeights]
+    )
 
 
 def example_of(type, shape, seed):
@@ -145,7 +170,9 @@ def reduced(type, reduction, elements, w, weight, across=False):
     pixels = elements[0].size // (elements.shape[3] if type == Type.SoftMaxCrossEntropy else 1)
     if across:
         sums, counts, pixels = np.array([sums.sum()]), np.array([counts.sum()]), pixels * images
-    divisor = {Reduction.Sum: 1, Reduction.Mean: pixels, Reduction.SumByNonZeroWeights: np.maximum(counts, 1)}[reduction]
+    divisor = {Reduction.Sum: 1, Reduction.Mean: pixels, Reduction.SumByNonZeroWeights: np.maximum(counts, 1)}[
+        reduction
+    ]
     return np.pad(sums / divisor, (0, images - len(sums)))
 
 
@@ -272,7 +299,9 @@ def test_smoothing_mixes_the_labels_with_equal_ones(type):
     mixed = t * (1 - smoothing) + smoothing / (5 if type == Type.SoftMaxCrossEntropy else 2)
     for engine, dtype in DTYPES.items():
         options = {"label_smoothing": smoothing, "number_of_classes": 5}
-        smooth, plain = (run_loss_node(engine, loss_of(type, **o), y, labels, w) for o, labels in ((options, t), ({}, mixed)))
+        smooth, plain = (
+            run_loss_node(engine, loss_of(type, **o), y, labels, w) for o, labels in ((options, t), ({}, mixed))
+        )
         for got, expected in zip(smooth, plain, strict=True):
             assert_close(got, expected, scale_of(type, y, t, w).sum(), ROUNDINGS + 30, dtype)
 
@@ -402,7 +431,9 @@ def test_without_a_reduction_every_element_has_an_incoming_gradient(engine):
     y, t, w = example_of(Type.MeanSquaredError, (3, 2, 2, 2), 1)
     incoming = normal(4, 3, 2, 2, 2)
     got = evaluate(engine, forward_loss(loss_of(Type.MeanSquaredError, Reduction.None_)), [y, t, w], incoming)
-    assert_close(got.gradients[0], incoming * w * 2 * (y - t), np.abs(incoming) * (np.abs(y) + np.abs(t)) * 2, 4, DTYPES[engine])
+    assert_close(
+        got.gradients[0], incoming * w * 2 * (y - t), np.abs(incoming) * (np.abs(y) + np.abs(t)) * 2, 4, DTYPES[engine]
+    )
 
 
 @ENGINES
@@ -418,7 +449,10 @@ def test_a_callback_gives_the_weight_when_the_graph_is_planned(engine):
         node.property_call_back = Third()
         return node
 
-    got, whole = (evaluate(engine, b, [y, t], np.ones((2, 1, 1, 1))) for b in (build, forward_loss(loss_of(Type.MeanSquaredError))))
+    got, whole = (
+        evaluate(engine, b, [y, t], np.ones((2, 1, 1, 1)))
+        for b in (build, forward_loss(loss_of(Type.MeanSquaredError)))
+    )
     assert got.result.tobytes() == (whole.result / 4).tobytes()
     assert got.gradients[0].tobytes() == (whole.gradients[0] / 4).tobytes()
 

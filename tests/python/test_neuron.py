@@ -6,7 +6,15 @@ from math import erf
 import mpsnn
 import numpy as np
 import pytest
-from engines import assert_close, assert_differences_agree, assert_survives_saving, evaluate, normal, result_of, same_on_both
+from engines import (
+    assert_close,
+    assert_differences_agree,
+    assert_survives_saving,
+    evaluate,
+    normal,
+    result_of,
+    same_on_both,
+)
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -44,8 +52,20 @@ FUNCTIONS = [
     (Type.Absolute, (), np.abs, np.sign, [0]),
     (Type.SoftPlus, (2.0, 0.5), lambda x, a, b: a * np.logaddexp(0, b * x), lambda x, a, b: a * b * sigmoid(b * x), []),
     (Type.SoftSign, (), lambda x: x / (1 + np.abs(x)), lambda x: 1 / (1 + np.abs(x)) ** 2, [0]),
-    (Type.ELU, (0.75,), lambda x, a: np.where(x >= 0, x, a * np.expm1(x)), lambda x, a: np.where(x >= 0, 1, a * np.exp(x)), [0]),
-    (Type.ReLUN, (0.0, 1.5), lambda x, a, b: np.minimum(np.where(x >= 0, x, a * x), b), lambda x, a, b: np.where(x >= b, 0, np.where(x >= 0, 1, a)), [0, 1.5]),
+    (
+        Type.ELU,
+        (0.75,),
+        lambda x, a: np.where(x >= 0, x, a * np.expm1(x)),
+        lambda x, a: np.where(x >= 0, 1, a * np.exp(x)),
+        [0],
+    ),
+    (
+        Type.ReLUN,
+        (0.0, 1.5),
+        lambda x, a, b: np.minimum(np.where(x >= 0, x, a * x), b),
+        lambda x, a, b: np.where(x >= b, 0, np.where(x >= 0, 1, a)),
+        [0, 1.5],
+    ),
     (
         Type.ReLUN,
         (-2.0, 1.5),
@@ -53,12 +73,36 @@ FUNCTIONS = [
         lambda x, a, b: np.where(np.where(x >= 0, x, a * x) >= b, 0, np.where(x >= 0, 1, a)),
         [0, 1.5, -0.75],
     ),
-    (Type.Power, (0.5, 4.0, 2.5), lambda x, a, b, c: (a * x + b) ** c, lambda x, a, b, c: a * c * (a * x + b) ** (c - 1), []),
+    (
+        Type.Power,
+        (0.5, 4.0, 2.5),
+        lambda x, a, b, c: (a * x + b) ** c,
+        lambda x, a, b, c: a * c * (a * x + b) ** (c - 1),
+        [],
+    ),
     (Type.Power, (1.0, 0.0, 2.0), lambda x, a, b, c: x**2, lambda x, a, b, c: 2 * x, []),
-    (Type.Exponential, (0.5, 0.25, -1.0), lambda x, a, b, c: np.exp(a * x + b), lambda x, a, b, c: a * np.exp(a * x + b), []),
-    (Type.Exponential, (0.5, 0.25, 2.0), lambda x, a, b, c: c ** (a * x + b), lambda x, a, b, c: a * np.log(c) * c ** (a * x + b), []),
+    (
+        Type.Exponential,
+        (0.5, 0.25, -1.0),
+        lambda x, a, b, c: np.exp(a * x + b),
+        lambda x, a, b, c: a * np.exp(a * x + b),
+        [],
+    ),
+    (
+        Type.Exponential,
+        (0.5, 0.25, 2.0),
+        lambda x, a, b, c: c ** (a * x + b),
+        lambda x, a, b, c: a * np.log(c) * c ** (a * x + b),
+        [],
+    ),
     (Type.Logarithm, (0.5, 4.0, -1.0), lambda x, a, b, c: np.log(a * x + b), lambda x, a, b, c: a / (a * x + b), []),
-    (Type.Logarithm, (0.5, 4.0, 2.0), lambda x, a, b, c: np.log(a * x + b) / base(c), lambda x, a, b, c: a / (base(c) * (a * x + b)), []),
+    (
+        Type.Logarithm,
+        (0.5, 4.0, 2.0),
+        lambda x, a, b, c: np.log(a * x + b) / base(c),
+        lambda x, a, b, c: a / (base(c) * (a * x + b)),
+        [],
+    ),
     (
         Type.GeLU,
         (),
@@ -67,7 +111,9 @@ FUNCTIONS = [
         [],
     ),
 ]
-ALL = pytest.mark.parametrize(("type", "parameters", "f", "derivative", "kinks"), FUNCTIONS, ids=[f"{f[0].name}-{f[1]}" for f in FUNCTIONS])
+ALL = pytest.mark.parametrize(
+    ("type", "parameters", "f", "derivative", "kinks"), FUNCTIONS, ids=[f"{f[0].name}-{f[1]}" for f in FUNCTIONS]
+)
 
 
 def neuron(type, parameters, data=None):
@@ -94,7 +140,12 @@ def test_the_reference_computes_the_printed_formulas(type, parameters, f, deriva
 
 @ALL
 @settings(max_examples=15)
-@given(seed=st.integers(0, 2**16), images=st.sampled_from([0, 1, 3]), width=st.sampled_from([1, 7, 40]), channels=st.sampled_from([1, 3, 16]))
+@given(
+    seed=st.integers(0, 2**16),
+    images=st.sampled_from([0, 1, 3]),
+    width=st.sampled_from([1, 7, 40]),
+    channels=st.sampled_from([1, 3, 16]),
+)
 def test_the_engines_agree(type, parameters, f, derivative, kinks, seed, images, width, channels):
     """The argument a * x + b itself is rounded: its error passes through f and f', so their slopes are part of the scale."""
     x = numbers(seed, kinks, (images, 2, width, channels))
@@ -105,7 +156,14 @@ def test_the_engines_agree(type, parameters, f, derivative, kinks, seed, images,
     bend = np.abs(derivative(x + step, *parameters) - derivative(x - step, *parameters)) / (2 * step)
     for kink in kinks:
         bend[np.abs(x - kink) <= 0.01] = 0
-    same_on_both(neuron(type, parameters), [x], incoming, value + slope * argument, np.abs(incoming) * (slope + bend * argument), ROUNDINGS)
+    same_on_both(
+        neuron(type, parameters),
+        [x],
+        incoming,
+        value + slope * argument,
+        np.abs(incoming) * (slope + bend * argument),
+        ROUNDINGS,
+    )
 
 
 @ALL
@@ -134,7 +192,9 @@ def test_no_function_is_the_identity_of_a_convolution_s_descriptor(engine):
 
 def test_prelu_multiplies_negative_numbers_by_their_channel_s_slope():
     x, incoming = numbers(9, [0]), normal(10, *SHAPE)
-    got = same_on_both(lambda image: mpsnn.MPSCNNNeuronPReLUNode(image, SLOPES), [x], incoming, np.abs(x), np.abs(incoming), 2)
+    got = same_on_both(
+        lambda image: mpsnn.MPSCNNNeuronPReLUNode(image, SLOPES), [x], incoming, np.abs(x), np.abs(incoming), 2
+    )
     assert (got.result == np.where(x >= 0, x, SLOPES * x)).all()
     assert (got.gradients[0] == np.where(x >= 0, incoming, SLOPES * incoming)).all()
     assert_differences_agree(lambda image: mpsnn.MPSCNNNeuronPReLUNode(image, SLOPES), [x], incoming, curvature=0)
@@ -174,7 +234,9 @@ def test_a_node_without_parameters_is_one_with_the_defaults(type):
 
 
 @ENGINES
-@pytest.mark.parametrize("type", [Type.Sigmoid, Type.TanH, Type.SoftPlus, Type.SoftSign, Type.ELU, Type.GeLU], ids=lambda type: type.name)
+@pytest.mark.parametrize(
+    "type", [Type.Sigmoid, Type.TanH, Type.SoftPlus, Type.SoftSign, Type.ELU, Type.GeLU], ids=lambda type: type.name
+)
 def test_large_numbers_neither_overflow_nor_become_nan(engine, type):
     x = np.array([-1e4, -200, -89, -40, 40, 89, 200, 1e4]).reshape(1, 1, 2, 4)
     got = evaluate(engine, neuron(type, CLASSES[type][1]), [x], np.ones_like(x))

@@ -4,12 +4,25 @@
 import mpsnn
 import numpy as np
 import pytest
-from engines import assert_close, assert_differences_agree, assert_survives_saving, evaluate, normal, result_of, row, small_integers
+from engines import (
+    assert_close,
+    assert_differences_agree,
+    assert_survives_saving,
+    evaluate,
+    normal,
+    result_of,
+    row,
+    small_integers,
+)
 from geometry_cases import METHODS, Edge, EdgePolicy, Method, Padding, WindowCase, window_cases
 from hypothesis import example, given, settings
 
 KINDS = ["max", "average", "l2_norm", "dilated_max"]
-NODES = {"max": mpsnn.MPSCNNPoolingMaxNode, "average": mpsnn.MPSCNNPoolingAverageNode, "l2_norm": mpsnn.MPSCNNPoolingL2NormNode}
+NODES = {
+    "max": mpsnn.MPSCNNPoolingMaxNode,
+    "average": mpsnn.MPSCNNPoolingAverageNode,
+    "l2_norm": mpsnn.MPSCNNPoolingL2NormNode,
+}
 SAME_BR = Method.SizeSame | Method.AddRemainderToBottomRight
 ENGINES = pytest.mark.parametrize("engine", ["reference", "cpu"])
 
@@ -19,7 +32,9 @@ def pooling(kind, case):
 
     def build(image):
         if kind == "dilated_max":
-            node = mpsnn.MPSCNNDilatedPoolingMaxNode(image, kernel_x, kernel_y, stride_x, stride_y, case.dilation[1], case.dilation[0])
+            node = mpsnn.MPSCNNDilatedPoolingMaxNode(
+                image, kernel_x, kernel_y, stride_x, stride_y, case.dilation[1], case.dilation[0]
+            )
         else:
             node = NODES[kind](image, kernel_x, kernel_y, stride_x, stride_y)
         node.padding_policy = case.padding.policy()
@@ -32,19 +47,29 @@ def without_dilation(case):
     return WindowCase(*case.shape, case.kernel, case.stride, (1, 1), case.padding, case.seed)
 
 
+def result_bounds(kind, case, x):
+    """Scale and terms of tolerance(): the sums of absolute values, which the reference adds up too. A maximum is exact."""
+    if kind in ("max", "dilated_max"):
+        return 0, 1
+    return evaluate("reference", pooling(kind, case), [np.abs(x)]).result, case.taps + 2
+
+
+def gradient_bounds(kind, case, x, incoming):
+    """Every tap of every window may end at one pixel: those over the edge read the pixel there. Absolute numbers in x would change
+    which pixel is the maximum; in a norm they add up to the size of what cancels."""
+    source = x if kind in ("max", "dilated_max") else np.abs(x)
+    sizes = evaluate("reference", pooling(kind, case), [source], np.abs(incoming)).gradients[0]
+    return sizes, case.taps * int(np.prod(case.result_size())) + 2 * case.taps + 4
+
+
 def agree(kind, case, x):
-    """Max chooses: cpu must choose the same pixel, and only sums of incoming gradients round. Averages and norms add up
-    as many numbers as the window has taps; a norm may cancel nothing, so its sums are as large as the result."""
+    """Max chooses: cpu must choose the same pixel, and only sums of incoming gradients round."""
     incoming = normal(case.seed + 1, case.images, *case.result_size(), case.channels)
     reference, cpu = (evaluate(engine, pooling(kind, case), [x], incoming) for engine in ("reference", "cpu"))
-    sizes = evaluate("reference", pooling(kind, case), [np.abs(x)], np.abs(incoming))
     assert reference.result.shape == incoming.shape
     assert reference.gradients[0].shape == x.shape
-    exact = kind in ("max", "dilated_max")
-    assert_close(cpu.result, reference.result, 0 if exact else sizes.result, case.taps + 2)
-    # Where |x| changes which pixel wins, its gradient is no bound: every incoming value might arrive at one pixel.
-    size = np.abs(incoming).max(initial=0) * case.taps if exact else sizes.gradients[0]
-    assert_close(cpu.gradients[0], reference.gradients[0], size, 2 * case.taps + 4, what="gradient")
+    assert_close(cpu.result, reference.result, *result_bounds(kind, case, x))
+    assert_close(cpu.gradients[0], reference.gradients[0], *gradient_bounds(kind, case, x, incoming), what="gradient")
     return reference
 
 
@@ -91,7 +116,9 @@ def test_gradients_are_central_differences(kind, case):
     incoming = normal(case.seed + 1, case.images, *case.result_size(), case.channels)
     # A norm's third derivative is at most 3 / norm ** 2, the numbers are at least 1 / count; the others are linear.
     scale = np.abs(incoming).sum() * case.taps
-    assert_differences_agree(pooling(kind, case), [x], incoming, curvature=3 * count**2 if kind == "l2_norm" else 0, scale=scale)
+    assert_differences_agree(
+        pooling(kind, case), [x], incoming, curvature=3 * count**2 if kind == "l2_norm" else 0, scale=scale
+    )
 
 
 @settings(max_examples=100)
@@ -105,12 +132,19 @@ def test_an_average_gradient_loses_nothing_where_windows_shrink(case):
     for dimension, axis in zip((1, 2), case.axes(), strict=True):
         hits = [len(range(*axis.taps_inside(o))) > 0 for o in range(axis.output)]
         touched &= np.array(hits).reshape([-1 if d == dimension else 1 for d in range(4)])
-    assert_close(got.gradients[0].sum(), incoming[touched].sum(), np.abs(incoming).sum(), incoming.size * case.taps, np.float64)
+    assert_close(
+        got.gradients[0].sum(), incoming[touched].sum(), np.abs(incoming).sum(), incoming.size * case.taps, np.float64
+    )
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_saved_node_gives_the_same_bits(kind):
-    for padding in (Padding(SAME_BR), Padding(SAME_BR, tensorflow=True), Padding(explicit_y=(2, 0), explicit_x=(-1, 3)), Padding(excludes_edges=True)):
+    for padding in (
+        Padding(SAME_BR),
+        Padding(SAME_BR, tensorflow=True),
+        Padding(explicit_y=(2, 0), explicit_x=(-1, 3)),
+        Padding(excludes_edges=True),
+    ):
         case = WindowCase(2, 6, 7, 3, (3, 2), (1, 2), (2, 1) if kind == "dilated_max" else (1, 1), padding)
         incoming = normal(1, 2, *case.result_size(), 3)
         assert_survives_saving(pooling(kind, case), [normal(0, *case.shape)], incoming)
@@ -204,7 +238,14 @@ def test_the_average_gradient_of_a_line_is_the_printed_one(engine, edge, expecte
 @ENGINES
 def test_the_dilated_maximum_of_a_line_is_the_printed_one(engine):
     case = WindowCase(1, 1, 6, 1, (1, 2), (1, 1), (1, 3))
-    assert result_of(pooling("dilated_max", case), row(1, 5, 2, 7, 3, 4), engine=engine).ravel().tolist() == [5, 2, 7, 5, 4, 7]
+    assert result_of(pooling("dilated_max", case), row(1, 5, 2, 7, 3, 4), engine=engine).ravel().tolist() == [
+        5,
+        2,
+        7,
+        5,
+        4,
+        7,
+    ]
 
 
 @ENGINES

@@ -46,7 +46,13 @@ def test_the_results_are_the_printed_formulas(engine):
         got = evaluate(engine, NODES[kind], [x], incoming)
         reach = 1 + 2 * np.abs(x).max()
         assert_close(got.result, value, reach, 5 + ROUNDINGS, got.result.dtype)
-        assert_close(got.gradients[0], gradient, np.abs(incoming).sum(axis=3, keepdims=True) * reach, 5 + ROUNDINGS, got.result.dtype)
+        assert_close(
+            got.gradients[0],
+            gradient,
+            np.abs(incoming).sum(axis=3, keepdims=True) * reach,
+            5 + ROUNDINGS,
+            got.result.dtype,
+        )
 
 
 @KINDS
@@ -87,7 +93,9 @@ def test_pixels_do_not_see_each_other(engine):
 @KINDS
 def test_a_hand_made_gradient_node_works_with_the_forward_result(engine, kind):
     """What the automatic wiring passes (MPS_SEMANTICS 5.4), spelled out."""
-    gradient_class = {"softmax": mpsnn.MPSCNNSoftMaxGradientNode, "log_softmax": mpsnn.MPSCNNLogSoftMaxGradientNode}[kind]
+    gradient_class = {"softmax": mpsnn.MPSCNNSoftMaxGradientNode, "log_softmax": mpsnn.MPSCNNLogSoftMaxGradientNode}[
+        kind
+    ]
     x, incoming = normal(4, 1, 2, 3, 5), normal(5, 1, 2, 3, 5)
     image, source_gradient = mpsnn.MPSNNImageNode("x"), mpsnn.MPSNNImageNode("incoming")
     forward = NODES[kind](image)

@@ -3,6 +3,7 @@
 
 #include <charconv>
 #include <cmath>
+#include <limits>
 #include <cstdio>
 
 #include "mpsnn/error.hpp"
@@ -175,7 +176,11 @@ void write_string(std::string& out, const std::string& value) {
 void write_number(std::string& out, double value) {
   char digits[32];  // the shortest form that reads back as the same double
   const auto [end, error] = std::to_chars(digits, digits + sizeof digits, value);
+  // JSON has no word for infinity, which is a limit that arithmetic nodes may have: "inf", "-inf" and "nan", as texts.
+  const char* quote = std::isfinite(value) ? "" : "\"";
+  out += quote;
   out.append(digits, end);
+  out += quote;
 }
 
 [[noreturn]] void fail_kind(const std::string& where, const char* wanted) {
@@ -219,6 +224,11 @@ bool Json::boolean(const std::string& where) const {
 
 double Json::number(const std::string& where) const {
   if (auto* value = std::get_if<double>(&value_)) return *value;
+  if (auto* text = std::get_if<std::string>(&value_)) {
+    if (*text == "inf") return std::numeric_limits<double>::infinity();
+    if (*text == "-inf") return -std::numeric_limits<double>::infinity();
+    if (*text == "nan") return std::numeric_limits<double>::quiet_NaN();
+  }
   fail_kind(where, "a number");
 }
 

@@ -48,8 +48,8 @@ int broadcast_extent(const NNFilterNode& node, const PlanBuilder& plan, const ch
                     "images of one size, or a stride of 0 to repeat one of them along that dimension"});
 }
 
-const NNBinaryArithmeticNode& arithmetic(const FilterNodePtr& forward_filter) {
-  if (const auto* node = dynamic_cast<const NNBinaryArithmeticNode*>(forward_filter.get())) return *node;
+NNBinaryArithmeticNode& arithmetic(const FilterNodePtr& forward_filter) {
+  if (auto* node = dynamic_cast<NNBinaryArithmeticNode*>(forward_filter.get())) return *node;
   throw GraphError("the forward filter must be an arithmetic node.",
                    {.node = "MPSNNArithmeticGradientNode", .label = forward_filter ? forward_filter->display_name() : "", .expected = "an MPSNNBinaryArithmeticNode",
                     .actual = forward_filter ? forward_filter->class_name() : "none", .hint = "pass the node whose gradient this is"});
@@ -107,7 +107,7 @@ NNArithmeticGradientNode::NNArithmeticGradientNode(const std::vector<ImageNodePt
     : NNArithmeticGradientNode(gradient_images.empty() ? nullptr : gradient_images.front(),
                                // The product rule needs the other operand (MPS_SEMANTICS 5.4).
                                arithmetic(forward_filter).sources().at(is_secondary_source_filter == (kind == ArithmeticKind::multiply) ? 0 : 1),
-                               std::dynamic_pointer_cast<NNBinaryGradientStateNode>(forward_filter->result_state()), is_secondary_source_filter, kind) {}
+                               std::dynamic_pointer_cast<NNBinaryGradientStateNode>(arithmetic(forward_filter).result_state()), is_secondary_source_filter, kind) {}
 
 void NNArithmeticGradientNode::copy_properties(const NNBinaryArithmeticNode& forward) {
   const bool is_product = forward.kind() == ArithmeticKind::multiply;

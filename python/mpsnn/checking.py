@@ -1,0 +1,353 @@
+# SPDX-License-Identifier: Apache-2.0
+"""check_gradients(): an engine's gradients against the float64 reference engine and against central differences.
+
+How the tolerances come about, per gradient image or parameter:
+
+* Engine: ``scale * sqrt(terms) * epsilon(float32)``. ``terms`` is how many roundings one element sees: the plan's flops per result
+  element, summed over the operations. ``scale`` is the largest gradient, plus what the reference engine's gradients change by when
+  inputs and incoming gradient change by a relative epsilon (measured with random changes of 2^-40, over 2^-40), plus, for a
+  parameter, the root of the sum of squares of what it adds up: a sum that cancels is rounded like its terms.
+* Differences: the same, and truncation, and rounding of float64. The central difference D over the steps h and 2h gives
+  ``(4 D(h) - D(2h)) / 3``; what the correction removes, ``|D(2h) - D(h)| / 3 = h^2 / 6 * |third derivative|``, is allowed as
+  truncation. Rounding is ``epsilon(float64) * sqrt(terms) * (sum of absolute changes' operands) / h``.
+
+A kink (a tie of a maximum, ReLU at 0) within 2h of an element shows in second differences, which then do not grow with h^2, or in a
+D(2h) - D(h) above the engine's tolerance. The step shrinks by 8, three times; an element whose kink stays is skipped and counted, another
+one is taken, and a tensor in which no element could be checked fails.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from mpsnn._errors import make_error
+from mpsnn._gradient_graph import GradientGraph, Step
+
+Draw = Callable[[np.random.Generator, tuple[int, ...]], np.ndarray]
+
+_NOISE = 2.0**-40  # far above float64's epsilon, far below what could move a maximum to another pixel
+_IMAGE_STEP, _PARAMETER_STEP = 2.0**-17, 2.0**-14  # powers of two: x + h is exact, for parameters also in float32
+_SHRINKS = 3
+
+
+@dataclass
+class GradientRow:
+    """One gradient: of an input image, or of a parameter. The numbers are those of the worst element."""
+
+    node_class: str
+    label: str
+    what: str
+    coordinates: tuple[int, ...] = ()
+    value: float = 0.0
+    reference_value: float = 0.0
+    difference_value: float | None = None  #: None where that element was not differenced
+    tolerance: float = 0.0
+    why: str = ""  #: how the tolerance comes about
+    against_reference: float = 0.0  #: worst error / tolerance over all elements
+    against_differences: float | None = None  #: the same over the differenced ones; None where there are none
+    checked: int = 0
+    differenced: int = 0
+    skipped: dict[str, int] = field(default_factory=dict)  #: elements left out, by reason
+    problem: str = ""  #: why nothing could be compared
+    gradient: np.ndarray = field(default_factory=lambda: np.zeros(0), repr=False)
+    engine_tolerance: float = 0.0
+
+    @property
+    def passed(self) -> bool:
+        return not self.problem and max(self.against_reference, self.against_differences or 0.0) <= 1
+
+    @property
+    def name(self) -> str:
+        return f'{self.node_class} "{self.label}"' if self.label else self.node_class
+
+
+@dataclass
+class GradientReport:
+    """What check_gradients() found. ``print(report)`` shows a table."""
+
+    rows: list[GradientRow]
+    device: str
+    seed: int
+    images: list[np.ndarray] = field(repr=False)
+    incoming: np.ndarray | None = field(repr=False)
+    labels: list[np.ndarray] = field(repr=False)
+    gradient_classes: tuple[str, ...] = ()
+
+    @property
+    def ok(self) -> bool:
+        return bool(self.rows) and all(row.passed for row in self.rows)
+
+    @property
+    def failures(self) -> list[GradientRow]:
+        return [row for row in self.rows if not row.passed]
+
+    def __str__(self) -> str:
+        head = ("node", "gradient of", "worst at", self.device, "reference", "difference", "error/tolerance", "checked", "verdict")
+        lines = [head, *map(_cells, self.rows)]
+        widths = [max(len(line[i]) for line in lines) for i in range(len(head))]
+        text = ["  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in lines]
+        for row in self.rows:
+            text += [f"{row.name}, {row.what}: {count} skipped: {reason}" for reason, count in row.skipped.items()]
+        text += [f"{row.name}, {row.what}: tolerance {row.tolerance:.3g} = {row.why}" for row in self.failures if row.why]
+        text += [f"{row.name}, {row.what}: {row.problem}" for row in self.failures if row.problem]
+        return "\n".join(text + [f"{'all pass' if self.ok else f'{len(self.failures)} of {len(self.rows)} FAIL'} (seed {self.seed})"])
+
+    def raise_if_failed(self) -> None:
+        """Raises GraphError that names the worst element; does nothing when all pass."""
+        if self.ok:
+            return
+        row = max(self.failures, key=lambda r: math.inf if r.problem else max(r.against_reference, r.against_differences or 0))
+        difference = "" if row.difference_value is None else f", differences {row.difference_value:.9g}"
+        raise make_error(
+            "GraphError",
+            f"the gradient of {row.what}{list(row.coordinates)} is wrong in {row.name}." if not row.problem else f"{row.name}: {row.problem}",
+            expected=f"reference {row.reference_value:.9g}{difference}, within {row.tolerance:.3g} = {row.why}",
+            actual=f"{self.device} {row.value:.9g}",
+            hint=f"print(check_gradients(..., seed={self.seed})) shows every gradient",
+            node=row.node_class,
+            label=row.label,
+        )
+
+
+def _cells(row: GradientRow) -> tuple[str, ...]:
+    def ratio(value: float | None) -> str:
+        return "-" if value is None else f"{value:.2g}"
+
+    difference = "-" if row.difference_value is None else f"{row.difference_value:.7g}"
+    return (
+        row.name,
+        row.what,
+        str(list(row.coordinates)),
+        f"{row.value:.7g}",
+        f"{row.reference_value:.7g}",
+        difference,
+        f"{ratio(row.against_reference)}, {ratio(row.against_differences)}",
+        f"{row.checked}, {row.differenced}",
+        "pass" if row.passed else "FAIL",
+    )
+
+
+def check_gradients(
+    graph_or_node: Any,
+    *,
+    source_shapes: Sequence[tuple[int, ...]] | Mapping[str, tuple[int, ...]] | None = None,
+    seed: int = 0,
+    tolerance: float | None = None,
+    device: str = "cpu",
+    samples: int = 24,
+    draw: Sequence[Draw | None] | Mapping[str, Draw] | None = None,
+    labels: Draw | None = None,
+    result: Any = None,
+) -> GradientReport:
+    """Compares an engine's gradients with the reference engine's and with central differences of the latter.
+
+    Args:
+        graph_or_node: a filter node, whose training graph is made here; a graph without gradient nodes, the same for the node of its
+            result; or a graph with gradient nodes, which is checked as it is wired. Its gradient images must carry the handles of
+            the images that they belong to, as training_graph() gives them.
+        source_shapes: (N, H, W, C) per input, in the order of source_image_handles or by handle. Guessed where None.
+        seed: of inputs, incoming gradient, labels and the choice of differenced elements.
+        tolerance: absolute, instead of the computed one of the engine.
+        device: whose gradients are checked.
+        samples: elements differenced in each gradient; all where it has no more.
+        draw: per input, in the order or by handle, ``function(generator, shape)``; normal numbers where None.
+        labels: ``function(generator, shape)`` for loss nodes; one-hot over the feature channels where None.
+        result: the node whose result the incoming gradient of a hand-wired graph belongs to, where it is not the only last one.
+
+    Nothing of the graph changes and no parameter is updated. Raises GraphError for nodes without a gradient.
+
+    >>> import mpsnn
+    >>> node = mpsnn.MPSCNNPoolingMaxNode(mpsnn.MPSNNImageNode("x"), filter_size=2)
+    >>> mpsnn.check_gradients(node, source_shapes=[(1, 4, 4, 2)]).ok
+    True
+    """
+    with GradientGraph(graph_or_node, result) as wired:
+        check = _Check(wired, source_shapes, seed, tolerance, device, samples, draw, labels)
+        rows = check.rows()
+        classes = tuple(sorted({type(node).__name__ for node in wired.gradient_nodes}))
+        return GradientReport(rows, device, seed, check.images, check.incoming, check.labels, classes)
+
+
+class _Check:
+    """Numbers of one check. A step's gradients are a list: input images first, then parameters."""
+
+    def __init__(self, wired: GradientGraph, shapes: Any, seed: int, tolerance: float | None, device: str, samples: int, draw: Any, labels: Draw | None):
+        self.wired, self.device, self.samples, self.given_tolerance = wired, device, samples, tolerance
+        self.rng = np.random.default_rng(seed)
+        sizes = wired.shapes(shapes)
+        draws = wired.by_input(draw, "draw")
+        self.images = [_exact((function or _normal)(self.rng, size)) for function, size in zip(draws, sizes, strict=True)]
+        self.labels = [_exact((labels or _one_hot)(self.rng, shape)) for shape in wired.label_shapes(sizes)]
+        shape = wired.incoming_shape(self.images, self.labels)
+        self.incoming = None if shape is None else _exact(_normal(self.rng, shape))
+        self.terms = max(1.0, wired.terms(self.images, self.incoming))
+        self.reference = wired.run("reference", self.images, self.incoming, self.labels)
+        self.engine = wired.run(device, self.images, self.incoming, self.labels)
+        self.epsilon = float(np.finfo(np.float64 if device == "reference" else np.float32).eps)
+        self.response = self._changes(_NOISE, 3)
+        self.wide: list[np.ndarray] | None = None
+
+    def rows(self) -> list[GradientRow]:
+        return [self._row(i) for i in range(len(self.reference.gradients))]
+
+    def _changes(self, amplitude: float, draws: int) -> list[np.ndarray]:
+        """Largest change of each gradient's element when inputs change by a relative amplitude; in units of it."""
+        largest = [np.zeros_like(g) for g in self.reference.gradients]
+        for _ in range(draws):
+            images = [x * (1 + amplitude * self.rng.normal(size=x.shape)) for x in self.images]
+            incoming = None if self.incoming is None else self.incoming * (1 + amplitude * self.rng.normal(size=self.incoming.shape))
+            step = self.wired.run("reference", images, incoming, self.labels)
+            for most, got, base in zip(largest, step.gradients, self.reference.gradients, strict=True):
+                np.maximum(most, np.abs(got - base) / amplitude, out=most)
+        return largest
+
+    def _tolerance(self, i: int) -> tuple[float, str]:
+        if self.given_tolerance is not None:
+            return self.given_tolerance, "as given"
+        largest, response = (float(np.abs(a[i]).max(initial=0)) for a in (self.reference.gradients, self.response))
+        summed = self.reference.sums[i]
+        scale = largest + response + summed
+        parts = f"largest gradient {largest:.3g} + response to rounded inputs {response:.3g}" + (f" + root of summed squares {summed:.3g}" if summed else "")
+        name = "float64" if self.device == "reference" else "float32"
+        return scale * math.sqrt(self.terms) * self.epsilon, f"scale {scale:.3g} ({parts}) * sqrt({self.terms:.0f} roundings) * epsilon({name})"
+
+    def _row(self, i: int) -> GradientRow:
+        target = self.wired.targets[i]
+        got, expected = self.engine.gradients[i].astype(np.float64), self.reference.gradients[i]
+        allowed, why = self._tolerance(i)
+        row = GradientRow(target.node_class, target.label, target.what, gradient=got, engine_tolerance=allowed, tolerance=allowed, why=why)
+        if got.shape != expected.shape:
+            row.problem = f"{self.device} gives a gradient of shape {got.shape}, reference {expected.shape}"
+            return row
+        if not got.size:
+            return row
+        error = np.abs(got - expected)
+        ratio = _ratio(error, allowed)
+        at_kink = self._explained_by_kinks(i, error, ratio) if (ratio > 1).any() else np.zeros(got.shape, bool)
+        if at_kink.any():
+            row.skipped[f"a change as small as {self.device}'s rounding moves the reference over a kink"] = int(at_kink.sum())
+        ratio[at_kink] = 0
+        row.checked, row.against_reference = int(got.size - at_kink.sum()), float(ratio.max())
+        worst = tuple(map(int, np.unravel_index(int(np.argmax(ratio)), got.shape)))
+        self._take(row, i, worst)
+        self._compare_differences(row, i, worst, at_kink)
+        return row
+
+    def _take(self, row: GradientRow, i: int, index: tuple[int, ...]) -> None:
+        row.coordinates, row.value, row.reference_value = index, float(row.gradient[index]), float(self.reference.gradients[i][index])
+
+    def _explained_by_kinks(self, i: int, error: np.ndarray, ratio: np.ndarray) -> np.ndarray:
+        """Where changing the inputs as much as float32 rounds changes the gradient far more than smoothly, and enough."""
+        amplitude = self.epsilon * math.sqrt(self.terms)
+        if self.wide is None:
+            self.wide = self._changes(amplitude, 8)
+        change, smooth = self.wide[i] * amplitude, self.response[i] * amplitude
+        explained: np.ndarray = (ratio > 1) & (change >= error / 2) & (change > 16 * smooth + self.epsilon * np.abs(self.reference.gradients[i]))
+        return explained
+
+    def _compare_differences(self, row: GradientRow, i: int, worst: tuple[int, ...], at_kink: np.ndarray) -> None:
+        reason = self.wired.targets[i].no_difference
+        if reason:
+            row.skipped[f"no differences: {reason}"] = row.gradient.size
+            return
+        shape, size = row.gradient.shape, row.gradient.size
+        largest = tuple(map(int, np.unravel_index(int(np.argmax(np.abs(self.reference.gradients[i]))), shape)))
+        order = [tuple(map(int, np.unravel_index(int(n), shape))) for n in self.rng.permutation(size)[: 2 * self.samples + 2]]
+        chosen = [index for index in dict.fromkeys([worst, largest, *order]) if not at_kink[index]]
+        engine_ratio = row.against_reference
+        with self.wired.varying(i) as function:
+            for index in chosen:
+                if row.differenced >= self.samples:
+                    break
+                self._compare_element(row, i, index, function, engine_ratio)
+        if row.differenced == 0:
+            row.problem = "no element could be differenced: " + "; ".join(row.skipped)
+
+    def _compare_element(self, row: GradientRow, i: int, index: tuple[int, ...], function: Any, engine_ratio: float) -> None:
+        estimate = _difference(self, function, index, row.engine_tolerance, _IMAGE_STEP if i < len(self.wired.gradients) else _PARAMETER_STEP)
+        if isinstance(estimate, str):
+            row.skipped[estimate] = row.skipped.get(estimate, 0) + 1
+            return
+        row.differenced += 1
+        value, extra, why = estimate
+        allowed = row.engine_tolerance + extra
+        ratio = float(_ratio(np.abs(row.gradient[index] - value), allowed))
+        worst_so_far = row.against_differences if row.against_differences is not None else -1.0
+        row.against_differences = max(worst_so_far, ratio)
+        if index == row.coordinates:
+            row.difference_value = value
+        if ratio > max(engine_ratio, worst_so_far):
+            self._take(row, i, index)
+            row.difference_value, row.tolerance = value, allowed
+            row.why = f"{self._tolerance(i)[1]} + {why}"
+
+    def objective_change(self, high: Step, low: Step) -> tuple[float, float]:
+        """The change of the differentiated number, and the absolute values that went into it. Outputs that stay equal drop out."""
+        change = size = 0.0
+        for a, b, factor in zip(high.outputs, low.outputs, self.factors(), strict=True):
+            changed = a != b
+            change += float(((a - b) * factor).sum())
+            size += float((np.abs(factor) * changed).sum() * max(np.abs(a).max(initial=0), np.abs(b).max(initial=0)))
+        return change, size
+
+    def factors(self) -> list[np.ndarray]:
+        return [np.broadcast_to(self.incoming if factor is None else factor, a.shape) for a, factor in zip(self.reference.outputs, self.reference.factors, strict=True)]
+
+
+def _difference(check: _Check, function: Any, index: tuple[int, ...], engine_tolerance: float, step: float) -> tuple[float, float, str] | str:
+    """(difference, what it may be off, why) of one element; a text where a kink is too near."""
+
+    def at(offset: float) -> Step:
+        step_result: Step = function(index, offset, check.images, check.incoming, check.labels)
+        return step_result
+
+    base = at(0.0)
+    step *= 2.0 ** max(0, math.ceil(math.log2(max(1e-30, abs(function.value(index))))))
+    left = right = 0.0
+    for _ in range(_SHRINKS + 1):
+        near, far = (at(step), at(-step)), (at(2 * step), at(-2 * step))
+        (up, size), (down, size_down) = check.objective_change(near[0], base), check.objective_change(base, near[1])
+        wide_up, wide_down = (check.objective_change(far[0], base)[0], check.objective_change(base, far[1])[0])
+        rounding = np.finfo(np.float64).eps * math.sqrt(check.terms) * (size + size_down) / step
+        narrow, wide = (up + down) / (2 * step), (wide_up + wide_down) / (4 * step)
+        left, right = down / step, up / step
+        bend = abs((wide_up - wide_down) - 4 * (up - down)) / (2 * step)  # half the jump of a slope; smooth: step^3 f''''/2
+        truncation = abs(wide - narrow) / 3
+        if max(bend / 3, truncation) <= engine_tolerance + 4 * rounding:
+            third = 6 * truncation / step**2
+            why = f"{truncation:.2g} (step {step:.2g}, third derivative {third:.2g}) + {rounding:.2g} (rounding of the difference)"
+            return (4 * narrow - wide) / 3, truncation + rounding, why
+        step /= 8
+    if not math.isfinite(left + right):
+        return "the differenced number is not finite"
+    return "one-sided differences disagree at every step: a kink"
+
+
+def _ratio(error: Any, allowed: float) -> np.ndarray:
+    """error / allowed; 0 / 0 is fine, NaN is as wrong as can be."""
+    error = np.asarray(error, np.float64)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return np.where(np.isnan(error), np.inf, np.where(error == 0, 0.0, error / allowed))
+
+
+def _exact(array: Any) -> np.ndarray:
+    """Numbers that float32 holds, so that both engines see the same."""
+    return np.ascontiguousarray(np.asarray(array, np.float32), np.float64)
+
+
+def _normal(rng: np.random.Generator, shape: tuple[int, ...]) -> np.ndarray:
+    return rng.normal(size=shape)
+
+
+def _one_hot(rng: np.random.Generator, shape: tuple[int, ...]) -> np.ndarray:
+    if shape[-1] == 1:
+        return rng.integers(0, 2, shape)
+    return np.eye(shape[-1])[rng.integers(0, shape[-1], shape[:-1])]
+
+
+__all__ = ["GradientReport", "GradientRow", "check_gradients"]

@@ -1,0 +1,624 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Every way to be wrong: the right class, the label, both shapes, and the same facts as attributes.
+
+The data sources' own errors are in test_data_sources.py, those of updates and trapped numbers in test_updates.py, those of nodes
+without a gradient in test_training_graph.py, those of arrays in test_images.py.
+"""
+
+import json
+
+import mpsnn
+import numpy as np
+import pytest
+from graph_cases import ArraySource, adam, loss, numbers, weights
+from mpsnn import MPSCNNConvolutionDescriptor as Descriptor
+from mpsnn import MPSCNNConvolutionNode, MPSCNNLossLabels, MPSCNNNeuronReLUNode, MPSNNGraph, MPSNNImageNode
+
+
+def run(node, *shapes, labels=()):
+    """Names the node "culprit", and runs a graph that ends in it."""
+    node.label = node.label or "culprit"
+    return MPSNNGraph("cpu", node.result_image).run([np.zeros(shape, np.float32) for shape in shapes], list(labels))
+
+
+def caught(kind, call, *texts, label=None, node=None):
+    """The error that `call` raises; every text, the label and both facts must be in what a user reads."""
+    with pytest.raises(kind) as info:
+        call()
+    error = info.value
+    assert type(error) is kind
+    if label is not None:
+        assert error.label == label
+        assert label in str(error)
+    if node is not None:
+        assert error.node == node
+    for text in (*texts, error.expected, error.actual):
+        assert text in str(error)
+    return error
+
+
+def filled(shape=(1, 4, 4, 2)):
+    return np.zeros(shape, np.float32)
+
+
+# --- the tree -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("kind", "built_in"),
+    [
+        (mpsnn.ShapeError, ValueError), (mpsnn.OptionError, ValueError), (mpsnn.WeightError, ValueError),
+        (mpsnn.GraphError, RuntimeError), (mpsnn.DeviceError, RuntimeError), (mpsnn.FileError, OSError),
+    ],
+)  # fmt: skip
+def test_every_error_is_an_error_of_ours_and_a_built_in_one(kind, built_in):
+    assert issubclass(kind, mpsnn.Error)
+    assert issubclass(kind, built_in)
+    error = kind("what", node="n", label="l", expected="e", actual="a")
+    assert (str(error), error.node, error.label, error.expected, error.actual) == ("what", "n", "l", "e", "a")
+
+
+# --- shapes -------------------------------------------------------------------------------------------------------
+
+
+def joined(x):
+    return mpsnn.MPSNNConcatenationNode([x, MPSNNImageNode("y")])
+
+
+WRONG_SHAPES = {
+    "convolution channels": (
+        lambda x: MPSCNNConvolutionNode(x, weights(16, 32)), [(32, 14, 14, 8)], "32 x 3 x 3 x 16", "32 x 14 x 14 x 8"
+    ),
+    "transposed channels": (
+        lambda x: mpsnn.MPSCNNConvolutionTransposeNode(x, None, weights(3, 5)), [(2, 4, 6, 7)], "5 x 3 x 3 x 3", "2 x 4 x 6 x 7"
+    ),
+    "fully connected channels": (
+        lambda x: mpsnn.MPSCNNFullyConnectedNode(x, weights(3, 5)), [(2, 3, 3, 7)], "5 x 3 x 3 x 3", "2 x 3 x 3 x 7"
+    ),
+    "fully connected size": (
+        lambda x: mpsnn.MPSCNNFullyConnectedNode(x, weights(3, 5)), [(2, 4, 6, 3)], "5 x 4 x 6 x 3", "5 x 3 x 3 x 3"
+    ),
+    "addition": (lambda x: mpsnn.MPSNNAdditionNode(x, MPSNNImageNode()), [(1, 4, 5, 2), (1, 4, 6, 2)], "1 x 4 x 5 x 2", "1 x 4 x 6 x 2"),
+    "multiplication": (
+        lambda x: mpsnn.MPSNNMultiplicationNode(x, MPSNNImageNode()), [(1, 4, 5, 2), (1, 4, 5, 3)], "1 x 4 x 5 x 2", "1 x 4 x 5 x 3"
+    ),
+    "concatenation": (joined, [(1, 4, 5, 2), (1, 3, 5, 2)], "1 x 4 x 5 x 2", "1 x 3 x 5 x 2"),
+    "normalization": (
+        lambda x: mpsnn.MPSCNNBatchNormalizationNode(x, mpsnn.BatchNormalizationWeights(3)), [(1, 4, 5, 2)], "3 channels", "1 x 4 x 5 x 2"
+    ),
+    "PReLU slopes": (lambda x: mpsnn.MPSCNNNeuronPReLUNode(x, np.ones(3, np.float32)), [(1, 4, 5, 2)], "1 x 4 x 5 x 2", "3 slopes"),
+    "forward loss labels": (
+        lambda x: mpsnn.MPSNNForwardLossNode(x, MPSNNImageNode(), loss()), [(1, 4, 5, 2), (1, 4, 5, 3)], "1 x 4 x 5 x 2", "1 x 4 x 5 x 3"
+    ),
+    "forward loss weights": (
+        lambda x: mpsnn.MPSNNForwardLossNode(x, MPSNNImageNode(), MPSNNImageNode(), loss()),
+        [(1, 4, 5, 2), (1, 4, 5, 2), (1, 1, 1, 2)], "1 x 4 x 5 x 2", "1 x 1 x 1 x 2",
+    ),
+    "loss gradient": (
+        lambda x: mpsnn.MPSNNForwardLossNode(x, MPSNNImageNode(), loss()).gradient_filter(MPSNNImageNode()),
+        [(1, 4, 5, 2), (1, 4, 5, 2), (1, 7, 7, 7)], "1 x 4 x 5 x 2", "1 x 7 x 7 x 7",
+    ),
+    "neuron gradient": (
+        lambda x: MPSCNNNeuronReLUNode(x, 0.0).gradient_filter(MPSNNImageNode()), [(1, 4, 5, 2), (1, 5, 4, 2)], "1 x 4 x 5 x 2", "1 x 5 x 4 x 2"
+    ),
+    "convolution gradient": (
+        lambda x: MPSCNNConvolutionNode(x, weights(2, 3)).gradient_filter(MPSNNImageNode()), [(1, 4, 5, 2), (1, 4, 5, 2)], "1 x 4 x 5 x 3", "1 x 4 x 5 x 2"
+    ),
+    "transposed gradient": (
+        lambda x: mpsnn.MPSCNNConvolutionTransposeNode(x, None, weights(2, 3)).gradient_filter(MPSNNImageNode()),
+        [(1, 4, 5, 2), (1, 4, 5, 2)], "1 x 4 x 5 x 3", "1 x 4 x 5 x 2",
+    ),
+    "pooling gradient": (
+        lambda x: mpsnn.MPSCNNPoolingMaxNode(x, 2).gradient_filter(MPSNNImageNode()), [(1, 4, 6, 2), (1, 4, 6, 2)], "1 x 2 x 3 x 2", "1 x 4 x 6 x 2"
+    ),
+    "soft-max gradient": (
+        lambda x: mpsnn.MPSCNNSoftMaxNode(x).gradient_filter(MPSNNImageNode()), [(1, 4, 5, 2), (1, 1, 1, 2)], "1 x 4 x 5 x 2", "1 x 1 x 1 x 2"
+    ),
+    "dropout gradient": (
+        lambda x: mpsnn.MPSCNNDropoutNode(x).gradient_filter(MPSNNImageNode()), [(1, 4, 5, 2), (1, 1, 1, 2)], "1 x 4 x 5 x 2", "1 x 1 x 1 x 2"
+    ),
+    "arithmetic gradient": (
+        lambda x: mpsnn.MPSNNAdditionNode(x, x).gradient_filters(MPSNNImageNode())[0], [(1, 4, 5, 2), (1, 1, 1, 2)], "1 x 4 x 5 x 2", "1 x 1 x 1 x 2"
+    ),
+    "concatenation gradient": (
+        lambda x: mpsnn.MPSNNConcatenationNode([x, x]).gradient_filters(MPSNNImageNode())[0], [(1, 4, 5, 2), (1, 1, 1, 2)], "1 x 4 x 5 x 4", "1 x 1 x 1 x 2"
+    ),
+    "normalization gradient": (
+        lambda x: mpsnn.MPSCNNBatchNormalizationNode(x, mpsnn.BatchNormalizationWeights(2)).gradient_filter(MPSNNImageNode()),
+        [(1, 4, 5, 2), (1, 1, 1, 2)], "1 x 4 x 5 x 2", "1 x 1 x 1 x 2",
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", WRONG_SHAPES)
+def test_sizes_that_do_not_fit_name_the_node_and_both_shapes(case):
+    make, shapes, expected, actual = WRONG_SHAPES[case]
+    node = make(MPSNNImageNode("x"))
+    error = caught(mpsnn.ShapeError, lambda: run(node, *shapes), label="culprit", node=type(node).__name__)
+    assert expected in error.expected
+    assert actual in error.actual
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda x: mpsnn.MPSCNNPoolingMaxNode(x, 7, 1),
+        lambda x: mpsnn.MPSCNNDilatedPoolingMaxNode(x, 3, 1, 3),
+        lambda x: MPSCNNConvolutionNode(x, weights(2, 3, kernel=7)),
+    ],
+)
+def test_a_window_larger_than_the_image_names_both(make):
+    node = make(MPSNNImageNode())
+    node.padding_policy = mpsnn.MPSNNDefaultPadding(mpsnn.MPSNNPaddingMethod.SizeValidOnly)
+    caught(mpsnn.ShapeError, lambda: run(node, (1, 4, 5, 2)), "1 x 4 x 5 x 2", "window of", label="culprit")
+
+
+def test_a_transposed_convolution_that_vanishes_names_its_window():
+    node = mpsnn.MPSCNNConvolutionTransposeNode(MPSNNImageNode(), None, weights(2, 3, kernel=5))
+    node.padding_policy = mpsnn.MPSNNDefaultPadding(mpsnn.MPSNNPaddingMethod.SizeValidOnly)
+    caught(mpsnn.ShapeError, lambda: run(node, (1, 2, 2, 2)), "1 x 2 x 2 x 2", label="culprit")
+
+
+def test_a_transposed_convolution_that_undoes_another_one_is_refused():
+    down = MPSCNNConvolutionNode(MPSNNImageNode(), weights(2, 3, stride_in_pixels_x=2, stride_in_pixels_y=2, label="down"))
+    node = mpsnn.MPSCNNConvolutionTransposeNode(down.result_image, down.convolution_gradient_state, weights(3, 2, kernel=5, label="up"))
+    caught(mpsnn.ShapeError, lambda: run(node, (1, 6, 8, 2)), "image 3 x 4, kernel 3 x 3", "2 x 5 x 5 x 3", label="culprit")
+
+
+def test_labels_of_another_size_than_the_loss_nodes_source_name_both():
+    node = mpsnn.MPSCNNLossNode(MPSNNImageNode(), loss())
+    labels = MPSCNNLossLabels(filled((2, 1, 1, 4)))
+    error = caught(mpsnn.ShapeError, lambda: run(node, (2, 1, 1, 3), labels=[labels]), label="culprit", node="MPSCNNLossNode")
+    assert (error.expected, error.actual) == ("2 x 1 x 1 x 3", "2 x 1 x 1 x 4")
+
+
+def test_label_weights_of_another_size_than_the_labels_name_both():
+    error = caught(mpsnn.ShapeError, lambda: MPSCNNLossLabels(filled((2, 1, 1, 3)), filled((2, 1, 1, 1))), node="MPSCNNLossLabels")
+    assert (error.expected, error.actual) == ("2 x 1 x 1 x 3", "2 x 1 x 1 x 1")
+
+
+def test_batches_of_different_lengths_name_both():
+    graph = MPSNNGraph("cpu", mpsnn.MPSNNAdditionNode(MPSNNImageNode(), MPSNNImageNode()).result_image)
+    error = caught(mpsnn.ShapeError, lambda: graph.run([filled((2, 3, 3, 1)), filled((4, 3, 3, 1))]), node="MPSNNGraph")
+    assert (error.expected, error.actual) == ("2 x 3 x 3 x 1", "4 x 3 x 3 x 1")
+
+
+@pytest.mark.parametrize(
+    ("batch", "text"),
+    [([], "1 or more images"), ([(1, 2, 2, 1), (1, 3, 2, 1)], "1 x 3 x 2 x 1"), ([(2, 2, 2, 1)], "2 x 2 x 2 x 1")],
+)
+def test_a_batch_is_made_of_single_images_of_one_size(batch, text):
+    graph = MPSNNGraph("cpu", MPSCNNNeuronReLUNode(MPSNNImageNode(), 0.0).result_image)
+    buffer = mpsnn.CommandQueue("cpu").command_buffer()
+    caught(mpsnn.ShapeError, lambda: graph.encode_batch(buffer, [[filled(shape) for shape in batch]]), text, node="MPSNNGraph")
+
+
+def test_labels_of_a_batch_all_have_weights_or_none():
+    graph = MPSNNGraph("cpu", mpsnn.MPSCNNLossNode(MPSNNImageNode(), loss()).result_image)
+    one = filled((1, 1, 1, 3))
+    states = [[MPSCNNLossLabels(one), MPSCNNLossLabels(one, one)]]
+    buffer = mpsnn.CommandQueue("cpu").command_buffer()
+    caught(mpsnn.ShapeError, lambda: graph.encode_batch(buffer, [[one, one]], states), "weights, or none", node="MPSNNGraph")
+
+
+# --- options ------------------------------------------------------------------------------------------------------
+
+WRONG_DESCRIPTORS = {
+    "kernel_width": (Descriptor(0, 3, 2, 4), "0"),
+    "kernel_height": (Descriptor(3, -1, 2, 4), "-1"),
+    "input_feature_channels": (Descriptor(3, 3, 0, 4), "0"),
+    "output_feature_channels": (Descriptor(3, 3, 2, 0), "0"),
+    "stride_in_pixels_x": (Descriptor(3, 3, 2, 4, stride_in_pixels_x=0), "0"),
+    "stride_in_pixels_y": (Descriptor(3, 3, 2, 4, stride_in_pixels_y=0), "0"),
+    "dilation_rate_x": (Descriptor(3, 3, 2, 4, dilation_rate_x=0), "0"),
+    "dilation_rate_y": (Descriptor(3, 3, 2, 4, dilation_rate_y=0), "0"),
+    "groups must be": (Descriptor(3, 3, 2, 4, groups=0), "0"),
+    "groups must divide": (Descriptor(3, 3, 4, 6, groups=4), "4"),
+    "depthwise": (mpsnn.MPSCNNDepthWiseConvolutionDescriptor(3, 3, 4, 4, groups=2), "2"),
+    "multiple of input": (mpsnn.MPSCNNDepthWiseConvolutionDescriptor(3, 3, 4, 6), "6"),
+    "sub_pixel_scale_factor": (mpsnn.MPSCNNSubPixelConvolutionDescriptor(3, 3, 4, 6, sub_pixel_scale_factor=0), "0"),
+    "squared sub-pixel": (mpsnn.MPSCNNSubPixelConvolutionDescriptor(3, 3, 4, 6, sub_pixel_scale_factor=2), "6"),
+    "one slope per output channel": (
+        Descriptor(3, 3, 2, 4, fused_neuron_descriptor=mpsnn.MPSNNNeuronDescriptor.cnn_neuron_p_re_lu_descriptor([1, 2])), "2",
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", WRONG_DESCRIPTORS)
+def test_a_descriptor_without_meaning_names_the_convolution_and_the_number(case):
+    descriptor, actual = WRONG_DESCRIPTORS[case]
+    error = caught(mpsnn.OptionError, lambda: mpsnn.ConvolutionWeights(descriptor, label="stem"), case, label="stem")
+    assert error.node == "MPSCNNConvolutionDescriptor"
+    assert error.actual == actual
+    source = ArraySource(label="stem")
+    source.about = descriptor
+    node = MPSCNNConvolutionNode(MPSNNImageNode(), source)
+    caught(mpsnn.OptionError, lambda: MPSNNGraph("cpu", node.result_image), case, label="stem")
+
+
+@pytest.mark.parametrize("name", ["mean", "variance", "gamma", "beta"])
+def test_folded_normalization_of_the_wrong_size_is_refused(name):
+    values = {key: [1.0] * (3 if key == name else 4) for key in ("mean", "variance", "gamma", "beta")}
+    descriptor = Descriptor(3, 3, 2, 4)
+    descriptor.set_batch_normalization_parameters_for_inference(**values, epsilon=1e-5)
+    error = caught(mpsnn.OptionError, lambda: mpsnn.ConvolutionWeights(descriptor, label="stem"), f"one {name} per", label="stem")
+    assert (error.expected, error.actual) == ("4", "3")
+
+
+def test_an_unknown_property_of_a_descriptor_is_a_type_error():
+    with pytest.raises(TypeError, match="MPSCNNConvolutionDescriptor has no property 'strides'"):
+        Descriptor(3, 3, 2, 4, strides=2)
+
+
+UNTRAINABLE = {
+    "a sub-pixel scale": mpsnn.MPSCNNSubPixelConvolutionDescriptor(3, 3, 2, 4, sub_pixel_scale_factor=2),
+    "a channel multiplier": mpsnn.MPSCNNDepthWiseConvolutionDescriptor(3, 3, 2, 4),
+    "a fused neuron": Descriptor(3, 3, 2, 4, fused_neuron_descriptor=mpsnn.MPSNNNeuronDescriptor(mpsnn.MPSCNNNeuronType.ReLU)),
+    "folded batch normalization": Descriptor(3, 3, 2, 4),
+}
+UNTRAINABLE["folded batch normalization"].set_batch_normalization_parameters_for_inference([0] * 4, [1] * 4, [1] * 4, [0] * 4, 1e-5)
+
+
+@pytest.mark.parametrize("what", UNTRAINABLE)
+def test_a_convolution_without_a_gradient_cannot_be_trained(what):
+    node = MPSCNNConvolutionNode(MPSNNImageNode(), mpsnn.ConvolutionWeights(UNTRAINABLE[what]))
+    node.label = "culprit"
+    end = node.gradient_filter(MPSNNImageNode())
+    caught(mpsnn.OptionError, lambda: MPSNNGraph("cpu", end.result_image), what, label="culprit", node="MPSCNNConvolutionNode")
+
+
+def test_a_transposed_convolution_takes_plain_descriptors_only():
+    source = mpsnn.ConvolutionWeights(Descriptor(3, 3, 2, 4, dilation_rate_x=2))
+    node = mpsnn.MPSCNNConvolutionTransposeNode(MPSNNImageNode(), None, source)
+    caught(mpsnn.OptionError, lambda: run(node, (1, 4, 4, 2)), "no dilation", label="culprit")
+
+
+@pytest.mark.parametrize(
+    ("make", "texts"),
+    [
+        (lambda x: mpsnn.MPSCNNPoolingMaxNode(x, 0), ("kernel_width", "0")),
+        (lambda x: mpsnn.MPSCNNPoolingAverageNode(x, 2, -1), ("stride_in_pixels_x", "-1")),
+        (lambda x: mpsnn.MPSCNNDilatedPoolingMaxNode(x, 2, 1, 0), ("dilation_rate_x", "0")),
+        (lambda x: mpsnn.MPSCNNDropoutNode(x, 1.0), ("keep_probability", "1.0")),
+        (lambda x: mpsnn.MPSCNNDropoutNode(x, float("nan")), ("keep_probability", "nan")),
+        (lambda x: mpsnn.MPSCNNDropoutNode(x, 0.5, 0, (1, 2, 1)), ("mask strides", "2")),
+        (lambda x: mpsnn.MPSNNAdditionNode([x]), ("two sources", "1")),
+        (lambda x: mpsnn.MPSNNConcatenationNode([]), ("needs sources", "0")),
+        (lambda x: mpsnn.MPSNNForwardLossNode([x], loss()), ("logits, labels", "1")),
+        (lambda x: mpsnn.MPSNNLossGradientNode([x, x], None, loss(), False), ("behind the gradient", "2")),
+        (lambda x: mpsnn.MPSCNNLossNode(x, loss(number_of_classes=0)), ("number_of_classes", "0")),
+        (lambda x: mpsnn.MPSCNNLossNode(x, loss(label_smoothing=1.5)), ("label_smoothing", "1.5")),
+        (lambda x: mpsnn.MPSCNNLossNode(x, loss("Huber", delta=0)), ("delta", "0")),
+        (lambda x: mpsnn.MPSCNNLossNode(x, loss("Count")), ("unknown loss type", "10")),
+        (
+            lambda x: mpsnn.MPSCNNLossNode(x, mpsnn.MPSCNNLossDescriptor(mpsnn.MPSCNNLossType.Huber, mpsnn.MPSCNNReductionType.Count)),
+            ("unknown reduction type", "4"),
+        ),
+        (
+            lambda x: mpsnn.MPSCNNLossNode(x, mpsnn.MPSCNNLossDescriptor(mpsnn.MPSCNNLossType.CosineDistance, mpsnn.MPSCNNReductionType.Mean)),
+            ("cosine distance", "2"),
+        ),
+        (lambda x: mpsnn.MPSNNDefaultPadding(mpsnn.MPSNNPaddingMethod.Custom), ("Custom bit", "16384")),
+        (lambda x: MPSNNImageNode(3), ("a handle is a string", "int")),
+        (lambda x: mpsnn.resolve_axis(mpsnn.MPSNNPaddingMethod.SizeSame, 4, 3, 0), ("at least 1",)),
+        (lambda x: mpsnn.resolve_axis(mpsnn.MPSNNPaddingMethod.SizeSame, 4, 3, direction="z"), ("x or y", "z")),
+        (lambda x: mpsnn.resolve_reverse_axis(mpsnn.MPSNNPaddingMethod.SizeSame, 0, 3), ("at least 1",)),
+        (lambda x: mpsnn.set_num_threads(0), ("thread count", "0")),
+        (lambda x: mpsnn.set_num_threads(10**6), ("thread count", "1000000")),
+        (lambda x: mpsnn.MPSNNOptimizerAdam(None, -1.0), ("learning rate", "-1")),
+        (lambda x: adam().set_learning_rate(float("inf")), ("learning rate", "inf")),
+    ],
+)  # fmt: skip
+def test_an_option_out_of_range_says_which_and_what_was_given(make, texts):
+    caught(mpsnn.OptionError, lambda: make(MPSNNImageNode()), *texts)
+
+
+def test_a_stride_of_two_in_arithmetic_names_the_node():
+    node = mpsnn.MPSNNAdditionNode(MPSNNImageNode(), MPSNNImageNode())
+    node.secondary_stride_in_pixels_y = 2
+    caught(mpsnn.OptionError, lambda: run(node, (1, 2, 2, 1), (1, 2, 2, 1)), "0 or 1", label="culprit")
+
+
+def test_an_image_format_that_is_not_there_names_the_node():
+    node = MPSCNNNeuronReLUNode(MPSNNImageNode(), 0.0)
+    node.result_image.format = mpsnn.MPSImageFeatureChannelFormat.Float16
+    caught(mpsnn.OptionError, lambda: run(node, (1, 2, 2, 1)), "Float32", label="culprit")
+
+
+class Policy(mpsnn.MPSNNPadding):
+    """A policy of the application's own."""
+
+    edge_mode = mpsnn.MPSImageEdgeMode.Zero
+
+    def padding_method(self):
+        return mpsnn.MPSNNPaddingMethod.Custom
+
+    def label(self):
+        return "my policy"
+
+    def destination_image_descriptor(self, source_images, source_states, kernel, suggested):
+        kernel.edge_mode = self.edge_mode
+        return suggested
+
+
+def test_a_policy_that_chooses_an_impossible_edge_mode_is_named():
+    node = mpsnn.MPSCNNPoolingMaxNode(MPSNNImageNode(), 2)
+    node.padding_policy = Policy()
+    node.padding_policy.edge_mode = mpsnn.MPSImageEdgeMode.Mirror
+    caught(mpsnn.OptionError, lambda: run(node, (1, 4, 4, 1)), "my policy", "edge mode", label="culprit")
+
+
+def test_a_policy_that_raises_is_heard():
+    class Broken(Policy):
+        def destination_image_descriptor(self, *_):
+            raise LookupError("in the policy")
+
+    node = mpsnn.MPSCNNPoolingMaxNode(MPSNNImageNode(), 2)
+    node.padding_policy = Broken()
+    with pytest.raises(LookupError, match="in the policy"):
+        run(node, (1, 4, 4, 1))
+
+
+def test_a_custom_policy_has_no_place_in_transposed_convolutions_inverses_and_files(tmp_path):
+    node = mpsnn.MPSCNNConvolutionTransposeNode(MPSNNImageNode(), None, weights(2, 2))
+    node.padding_policy = Policy()
+    caught(mpsnn.OptionError, lambda: run(node, (1, 4, 4, 2)), "my policy", label="culprit")
+    caught(mpsnn.OptionError, Policy().inverse, "inverse", label="my policy")
+    graph = MPSNNGraph("cpu", node.result_image)
+    caught(mpsnn.GraphError, lambda: graph.save(str(tmp_path / "g")), "cannot be saved", "my policy", label="culprit")
+
+
+def test_a_node_needs_a_padding_policy():
+    node = mpsnn.MPSCNNPoolingMaxNode(MPSNNImageNode(), 2)
+    node.label = "culprit"
+    with pytest.raises(mpsnn.OptionError, match="culprit"):
+        node.padding_policy = None
+
+
+def test_what_is_passed_as_states_must_be_states_in_a_list():
+    graph = MPSNNGraph("cpu", mpsnn.MPSCNNLossNode(MPSNNImageNode(), loss()).result_image)
+    image = filled((2, 1, 1, 3))
+    caught(mpsnn.OptionError, lambda: graph.run([image], [image]), "no state", "ndarray", node="MPSNNGraph")
+    caught(mpsnn.OptionError, lambda: graph.run([image], MPSCNNLossLabels(image)), "must be a list", node="MPSNNGraph")
+    caught(mpsnn.OptionError, lambda: graph.run([image], [None]), "labels of loss nodes", node="MPSNNGraph")
+    other = mpsnn.MPSCNNConvolutionWeightsAndBiasesState(Descriptor(1, 1, 1, 1))
+    caught(mpsnn.OptionError, lambda: graph.run([image], [other]), "labels of loss nodes", node="MPSNNGraph")
+
+
+@pytest.mark.parametrize(
+    ("vectors", "text"), [([54], "the number of history vectors"), ([54, 54, 3], "the number of history"), ([53, 54, 3, 3], "a history vector")]
+)
+def test_an_optimizers_vectors_must_fit_before_anything_is_recorded(vectors, text):
+    gradient = mpsnn.CommandQueue("cpu").command_buffer()
+    optimizer, values = adam(), [mpsnn.MPSVector(54) for _ in range(3)]
+    if len(vectors) == 4:
+        wrong = [mpsnn.MPSVector(count) for count in vectors[:2]]
+    else:
+        wrong = [mpsnn.MPSVector(count) for count in vectors]
+    call = lambda: optimizer.encode(gradient, values[0], values[1], wrong, values[2])  # noqa: E731
+    caught(mpsnn.OptionError, call, text, node="MPSNNOptimizerAdam")
+    with pytest.raises(mpsnn.OptionError, match="missing"):
+        optimizer.encode(gradient, values[0], values[1], [None, None], values[2])
+
+
+# --- graphs -------------------------------------------------------------------------------------------------------
+
+
+def test_a_graph_needs_results_that_filters_make():
+    relu = MPSCNNNeuronReLUNode(MPSNNImageNode(), 0.0)
+    caught(mpsnn.GraphError, lambda: MPSNNGraph("cpu", []), "result image", node="MPSNNGraph")
+    caught(mpsnn.GraphError, lambda: MPSNNGraph("cpu", MPSNNImageNode()), "made by a filter", "an input image", node="MPSNNGraph")
+    caught(mpsnn.GraphError, lambda: MPSNNGraph("cpu", [relu.result_image], [True, False]), "1 flags", "2", node="MPSNNGraph")
+
+
+def test_the_wrong_number_of_images_or_states_is_said():
+    graph = MPSNNGraph("cpu", mpsnn.MPSCNNLossNode(MPSNNImageNode(), loss()).result_image)
+    image = filled((2, 1, 1, 3))
+    caught(mpsnn.GraphError, lambda: graph.run([]), "takes 1 source images, not 0", node="MPSNNGraph")
+    caught(mpsnn.GraphError, lambda: graph.run([image, image]), "takes 1 source images, not 2", node="MPSNNGraph")
+    caught(mpsnn.GraphError, lambda: graph.run([image]), "takes 1 source states, not 0", node="MPSNNGraph")
+
+
+def test_filters_need_their_images_states_and_data_sources():
+    x = MPSNNImageNode()
+    caught(mpsnn.GraphError, lambda: MPSCNNNeuronReLUNode(None, 0.0), "source images")
+    caught(mpsnn.GraphError, lambda: mpsnn.MPSCNNSoftMaxGradientNode(x, x, None), "result state of its forward node")
+    caught(mpsnn.WeightError, lambda: MPSCNNConvolutionNode(x, None), "data source", node="MPSCNNConvolutionNode")
+    caught(mpsnn.WeightError, lambda: mpsnn.MPSCNNBatchNormalizationNode(x, None), "data source", node="MPSCNNBatchNormalizationNode")
+
+
+def test_an_arithmetic_gradient_needs_an_arithmetic_forward_node():
+    x = MPSNNImageNode()
+    relu = MPSCNNNeuronReLUNode(x, 0.0)
+    relu.label = "culprit"
+    caught(mpsnn.GraphError, lambda: mpsnn.MPSNNAdditionGradientNode([x], relu, True), "arithmetic node", label="culprit")
+    caught(mpsnn.GraphError, lambda: mpsnn.MPSNNAdditionGradientNode([x], None, False), "arithmetic node", "none")
+    other = mpsnn.MPSNNSubtractionNode(x, x)
+    other.label = "culprit"
+    call = lambda: mpsnn.MPSNNAdditionGradientNode(x, x, other.result_state, False)  # noqa: E731
+    caught(mpsnn.GraphError, call, "MPSNNSubtractionNode", label="culprit")
+
+
+def relu_state(x):
+    return MPSCNNNeuronReLUNode(x, 0.0).result_state
+
+
+def pool_state(x):
+    return mpsnn.MPSCNNPoolingMaxNode(x, 1).result_state
+
+
+DESCRIPTOR = mpsnn.MPSNNNeuronDescriptor(mpsnn.MPSCNNNeuronType.ReLU)
+WRONG_STATES = {
+    "pooling": (lambda x: mpsnn.MPSCNNPoolingMaxGradientNode(x, x, relu_state(x), 1, 1, 1, 1), "MPSCNNNeuronReLUNode"),
+    "average pooling": (lambda x: mpsnn.MPSCNNPoolingAverageGradientNode(x, x, pool_state(x), 1, 1, 1, 1), "MPSCNNPoolingMaxNode"),
+    "soft-max": (lambda x: mpsnn.MPSCNNSoftMaxGradientNode(x, x, relu_state(x)), "MPSCNNNeuronReLUNode"),
+    "soft-max and log": (lambda x: mpsnn.MPSCNNLogSoftMaxGradientNode(x, x, mpsnn.MPSCNNSoftMaxNode(x).result_state), "MPSCNNSoftMaxNode"),
+    "dropout": (lambda x: mpsnn.MPSCNNDropoutGradientNode(x, x, relu_state(x), 0.5, 0, (1, 1, 1)), "MPSCNNNeuronReLUNode"),
+    "concatenation": (lambda x: mpsnn.MPSNNConcatenationGradientNode(x, x, relu_state(x)), "MPSCNNNeuronReLUNode"),
+    "neuron": (lambda x: mpsnn.MPSCNNNeuronGradientNode(x, x, pool_state(x), DESCRIPTOR), "MPSCNNPoolingMaxNode"),
+    "convolution": (
+        lambda x: mpsnn.MPSCNNConvolutionGradientNode(x, x, mpsnn.MPSCNNConvolutionTransposeNode(x, weights(2, 2)).convolution_gradient_state),
+        "MPSCNNConvolutionTransposeNode",
+    ),
+    "transposed convolution": (
+        lambda x: mpsnn.MPSCNNConvolutionTransposeNode(
+            x, mpsnn.MPSCNNConvolutionTransposeNode(x, weights(2, 2)).convolution_gradient_state, weights(2, 2, label="second")
+        ),
+        "MPSCNNConvolutionTransposeNode",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", WRONG_STATES)
+def test_a_gradient_state_of_another_node_is_refused_with_both_classes(case):
+    make, given = WRONG_STATES[case]
+    node = make(MPSNNImageNode())
+    error = caught(mpsnn.GraphError, lambda: run(node, (1, 4, 4, 2)), "gradient state must come from", label="culprit", node=type(node).__name__)
+    assert error.actual == given
+
+
+def test_a_normalization_gradient_needs_a_normalizations_state():
+    x = MPSNNImageNode()
+    relu = MPSCNNNeuronReLUNode(x, 0.0)
+    relu.label = "culprit"
+    call = lambda: mpsnn.MPSCNNBatchNormalizationGradientNode(x, x, relu.result_state)  # noqa: E731
+    caught(mpsnn.GraphError, call, "batch normalization", "MPSCNNNeuronReLUNode", label="culprit")
+
+
+def test_gradients_with_other_parameters_than_their_forward_node_are_refused():
+    x = MPSNNImageNode()
+    pool = mpsnn.MPSCNNPoolingMaxNode(x, 2)
+    node = mpsnn.MPSCNNPoolingMaxGradientNode(MPSNNImageNode(), x, pool.result_state, 3, 3, 2, 2)
+    caught(mpsnn.GraphError, lambda: run(node, (1, 4, 4, 1), (1, 2, 2, 1)), "window differs", label="culprit")
+    dropout = mpsnn.MPSCNNDropoutNode(x, 0.5, 1)
+    node = mpsnn.MPSCNNDropoutGradientNode(MPSNNImageNode(), x, dropout.result_state, 0.5, 2, (1, 1, 1))
+    caught(mpsnn.GraphError, lambda: run(node, (1, 4, 4, 1), (1, 4, 4, 1)), "another mask", label="culprit")
+
+
+# --- devices and command buffers ----------------------------------------------------------------------------------
+
+
+def test_a_device_that_is_not_there_is_refused_with_the_list():
+    for call in (lambda: mpsnn.Device("quantum"), lambda: MPSNNGraph("quantum", MPSCNNNeuronReLUNode(MPSNNImageNode(), 0.0).result_image)):
+        error = caught(mpsnn.DeviceError, call, '"quantum"')
+        assert error.expected == "cpu, reference"
+
+
+def test_a_command_buffer_runs_once_and_only_after_commit():
+    graph = MPSNNGraph("cpu", MPSCNNNeuronReLUNode(MPSNNImageNode(), 0.0).result_image)
+    buffer = mpsnn.CommandQueue("cpu").command_buffer()
+    caught(mpsnn.DeviceError, buffer.wait_until_completed, "never committed", node="CommandBuffer")
+    buffer.commit()
+    for call in (buffer.commit, lambda: graph.encode(buffer, [filled()]), lambda: buffer.add_completed_handler(print)):
+        caught(mpsnn.DeviceError, call, "committed already", node="CommandBuffer")
+    buffer.wait_until_completed()
+    assert graph.encode_count == 0
+
+
+# --- files --------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def saved(tmp_path):
+    """Writes a saved graph, changed by a function, and loads it."""
+    source = weights(2, 3, label="stem")
+    relu = MPSCNNNeuronReLUNode(MPSCNNConvolutionNode(MPSNNImageNode("x"), source).result_image, 0.0)
+    path = tmp_path / "graph.json"
+    MPSNNGraph("cpu", relu.result_image).save(str(path))
+
+    def load(change=None, sources=(source,)):
+        content = json.loads(path.read_text())
+        if change:
+            change(content)
+        path.write_text(json.dumps(content))
+        return MPSNNGraph.load(str(path), "cpu", list(sources))
+
+    load.path = path
+    return load
+
+
+def put(*keys, value):
+    def change(content):
+        for key in keys[:-1]:
+            content = content[key]
+        content[keys[-1]] = value
+
+    return change
+
+
+BAD_FILES = {
+    "another kind": (put("format", value="onnx"), "another kind of file"),
+    "version": (put("version", value=99), "another version"),
+    "numerics": (put("numerics", "maximum_ties", value="last"), "numerics contract"),
+    "class": (put("nodes", 0, "class", value="NSObject"), '"NSObject" is no node class'),
+    "image": (put("nodes", 1, "sources", value=[7]), "an image does not exist"),
+    "state": (put("nodes", 1, "states", value=[[0, 5]]), "a state does not exist"),
+    "state's node": (put("nodes", 1, "states", value=[[9, 0]]), "node does not exist"),
+    "state pair": (put("nodes", 1, "states", value=[[0]]), "a node and a number"),
+    "no sources": (put("nodes", 1, "sources", value=[]), "too few sources"),
+    "missing": (lambda content: content["nodes"][1].pop("label"), '"label" is missing'),
+    "kind of value": (put("nodes", 1, "label", value=3), '"label" should be'),
+    "range": (put("nodes", 0, "parameters", "training_style", value=77), '"training_style" is out of range'),
+    "no data source": (lambda content: content["nodes"][0].pop("data_source"), "names no data source"),
+    "another neuron": (put("nodes", 1, "parameters", "neuron_type", value=5), "another class"),
+    "refused by a constructor": (put("nodes", 1, "parameters", "neuron_type", value=0), "no node exists for this neuron type"),
+    "policy": (put("nodes", 0, "padding", value={"method": 16384}), "Custom bit"),
+}
+
+
+@pytest.mark.parametrize("case", BAD_FILES)
+def test_a_file_that_is_wrong_says_what(saved, case):
+    change, text = BAD_FILES[case]
+    caught(mpsnn.FileError, lambda: saved(change), text)
+
+
+@pytest.mark.parametrize("text", ["", "{", "[1, 2", '{"a": }', "nonsense", "{} {}", '{"a": "\\x"}', '"\\ud800"', "[" * 100, '{"a: 1}'])
+def test_a_file_that_is_no_json_says_where(saved, text):
+    saved.path.write_text(text)
+    caught(mpsnn.FileError, lambda: MPSNNGraph.load(str(saved.path)), "not a valid JSON text", "at byte")
+
+
+def test_a_truncated_file_is_an_error_at_every_length(saved):
+    whole = saved.path.read_text()
+    for length in range(0, len(whole) - 2, 37):
+        saved.path.write_text(whole[:length])
+        with pytest.raises(mpsnn.FileError):
+            MPSNNGraph.load(str(saved.path), "cpu", [weights(2, 3, label="stem")])
+
+
+def test_a_file_that_cannot_be_opened_is_named(tmp_path):
+    missing, graph = str(tmp_path / "no" / "graph.json"), MPSNNGraph("cpu", MPSCNNNeuronReLUNode(MPSNNImageNode(), 0.0).result_image)
+    caught(mpsnn.FileError, lambda: MPSNNGraph.load(missing), "could not read", label=missing)
+    caught(mpsnn.FileError, lambda: graph.save(missing), "could not write", label=missing)
+    with pytest.raises(OSError, match="could not read"):
+        mpsnn.load_result_images(missing)
+
+
+def test_data_sources_that_a_file_needs_must_be_given_and_be_the_same(saved):
+    caught(mpsnn.WeightError, lambda: saved(sources=[]), 'labelled "stem"', label="stem")
+    caught(mpsnn.WeightError, lambda: saved(sources=[weights(2, 5, label="stem")]), "another descriptor", label="stem")
+    caught(mpsnn.WeightError, lambda: saved(sources=[np.zeros(3)]), "no data source", "ndarray")
+
+
+def test_a_data_source_without_a_label_cannot_be_saved(tmp_path):
+    node = MPSCNNConvolutionNode(MPSNNImageNode(), weights(2, 3, label=""))
+    node.label = "culprit"
+    graph = MPSNNGraph("cpu", node.result_image)
+    caught(mpsnn.GraphError, lambda: graph.save(str(tmp_path / "g")), "needs a label", label="culprit")
+
+
+# --- nothing is left behind ---------------------------------------------------------------------------------------
+
+
+def test_an_encode_that_raises_leaves_the_command_buffer_as_it_was():
+    graph = MPSNNGraph("cpu", MPSCNNConvolutionNode(MPSNNImageNode(), weights(2, 3)).result_image)
+    buffer, image = mpsnn.CommandQueue("cpu").command_buffer(), numbers(1, 4, 4, 2)
+    result = graph.encode(buffer, [image])
+    with pytest.raises(mpsnn.ShapeError):
+        graph.encode(buffer, [numbers(1, 4, 4, 5)])
+    with pytest.raises(mpsnn.ShapeError):
+        graph.encode_batch(buffer, [[image, numbers(1, 5, 4, 2)]])
+    assert graph.encode_count == 1
+    buffer.commit()
+    buffer.wait_until_completed()
+    np.testing.assert_array_equal(result, graph.run([image]))
