@@ -151,7 +151,10 @@ class PyAffineDataSource : public Base, public py::trampoline_self_life_support 
   const Base* self() const { return this; }
 
  public:
-  int number_of_feature_channels() override { PYBIND11_OVERRIDE_PURE(int, Base, number_of_feature_channels); }
+  int number_of_feature_channels() override {
+    require_method(self(), "number_of_feature_channels", label());
+    PYBIND11_OVERRIDE_PURE(int, Base, number_of_feature_channels);
+  }
   WeightArray gamma() override { return floats("gamma"); }
   WeightArray beta() override { return floats("beta"); }
   bool load() override { return call_or(true, self(), "load"); }
@@ -164,20 +167,23 @@ class PyAffineDataSource : public Base, public py::trampoline_self_life_support 
     constexpr const char* kName = "update_gamma_and_beta_with_command_buffer";
     if (!py::get_override(self(), kName)) require_gpu_update(self(), "update_gamma_and_beta", label());
     const py::object result = call(self(), kName, py::cast(&command_buffer, py::return_value_policy::reference), states);
-    return result.is_none() ? nullptr : result.cast<std::shared_ptr<CNNNormalizationGammaAndBetaState>>();
+    return returned_state<CNNNormalizationGammaAndBetaState>(result, kName, "MPSCNNNormalizationGammaAndBetaState", label());
   }
 
  private:
   WeightArray floats(const char* name) {
     py::gil_scoped_acquire gil;
-    return weight_array(call(self(), name), DataType::Float32, name);
+    return weight_array(call(self(), name), DataType::Float32, name, label());
   }
 };
 
 class PyInstanceDataSource final : public PyAffineDataSource<CNNInstanceNormalizationDataSource> {};
 class PyGroupDataSource final : public PyAffineDataSource<CNNGroupNormalizationDataSource> {
  public:
-  int number_of_groups() override { PYBIND11_OVERRIDE_PURE(int, CNNGroupNormalizationDataSource, number_of_groups); }
+  int number_of_groups() override {
+    require_method(static_cast<const CNNGroupNormalizationDataSource*>(this), "number_of_groups", label());
+    PYBIND11_OVERRIDE_PURE(int, CNNGroupNormalizationDataSource, number_of_groups);
+  }
 };
 
 std::vector<py::ssize_t> weight_shape(const CNNConvolutionDescriptor& d) {

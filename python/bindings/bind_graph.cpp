@@ -172,7 +172,9 @@ Data sources are loaded now. Raises GraphError for nodes that cannot be run, Wei
       .def_readwrite("format", &NNGraph::format)
       .def_readwrite("options", &NNGraph::options)
       .def_readwrite("output_state_is_temporary", &NNGraph::output_state_is_temporary)
-      .def_readwrite("trap_nonfinite", &NNGraph::trap_nonfinite, "Drop a step whose losses or gradients are not finite, and name the first node that made such a number.")
+      .def_readwrite("trap_nonfinite", &NNGraph::trap_nonfinite,
+                     "Watch result images too: a NaN or Inf ends the step in a DeviceError that names the first node that made it. Steps that train "
+                     "always watch losses and weight gradients: no weight changes when one is not finite.")
       .def_property_readonly("source_image_handles", [](const NNGraph& g) { return handle_list(g.source_image_handles()); }, "The order in which encode expects its images.")
       .def_property_readonly("source_state_handles", [](const NNGraph& g) { return handle_list(g.source_state_handles()); }, "The order in which encode expects its states.")
       .def_property_readonly("intermediate_image_handles", [](const NNGraph& g) { return handle_list(g.intermediate_image_handles()); })

@@ -62,8 +62,9 @@ class MPSNN_API NNGraph {
   ImageFeatureChannelFormat format = ImageFeatureChannelFormat::Float32;
   KernelOptions options = KernelOptions::None;
   bool output_state_is_temporary = false;
-  /// Stops a step whose gradients or losses are not finite, before any weight changes, and names the first node that made such
-  /// a number. Costs one pass over losses and weight gradients.
+  /// Also watches result images: a step that makes a NaN or Inf anywhere ends in a DeviceError that names the first node that made
+  /// it. A step that trains always watches its losses and weight gradients (one pass over them): no weight changes when one is not
+  /// finite.
   bool trap_nonfinite = false;
 
   /// The order in which encode expects its inputs: first use in execution order. Untagged nodes get handles of their own.

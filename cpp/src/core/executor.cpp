@@ -110,9 +110,10 @@ std::size_t Executable::first_nonfinite(const Value& value, const Bindings& bind
                                        : first_nonfinite_of(static_cast<const float*>(data), count);
 }
 
-bool Executable::is_finite(const Bindings& bindings) {
+bool Executable::is_finite(const Bindings& bindings, bool watches_results) {
   return std::all_of(plan_.values.begin(), plan_.values.end(), [&](const Value& value) {
-    const bool leaves_the_step = value.storage == Storage::loss || value.storage == Storage::gradient || value.storage == Storage::result;
+    const bool leaves_the_step = value.storage == Storage::loss || value.storage == Storage::gradient ||
+                                  (watches_results && value.storage == Storage::result);
     return !leaves_the_step || value.first_step < 0 || first_nonfinite(value, bindings) == value.shape.count();
   });
 }

@@ -50,8 +50,8 @@ class Executable {
   void run(const Bindings& bindings);
   /// Runs again step by step until a value is not finite; false when none is.
   bool find_nonfinite(const Bindings& bindings, NonfiniteValue& found);
-  /// True when losses, results and gradients are all finite.
-  bool is_finite(const Bindings& bindings);
+  /// True when losses and gradients are all finite, and results too where they are watched.
+  bool is_finite(const Bindings& bindings, bool watches_results);
 
  private:
   void* address(const Value& value, const Bindings& bindings) const;

@@ -294,7 +294,7 @@ void NNGraph::Impl::fail_nonfinite(CachedPlan& plan, const Bindings& bindings) {
     }
   }
   throw DeviceError("a number that is not finite appeared first in " + where + ": the step was dropped, no weight has changed.",
-                    {node, label, "finite numbers", "NaN or Inf at " + element, "check the input, lower the learning rate, or set trap_nonfinite = False"});
+                    {node, label, "finite numbers", "NaN or Inf at " + element, "check the input and the labels, or lower the learning rate"});
 }
 
 void NNGraph::Impl::run_step(bool traps_nonfinite, CachedPlan& plan, const std::vector<ImagePtr>& images, const std::vector<StatePtr>& states,
@@ -320,7 +320,9 @@ void NNGraph::Impl::run_step(bool traps_nonfinite, CachedPlan& plan, const std::
     const Image& loss = *static_cast<const CNNLossLabels&>(*states[i]).loss_image();
     if (loss.type() != type) loss.buffer().copy_from(Buffer(nullptr, bindings.losses[i], loss.buffer().count(), type));
   }
-  if (traps_nonfinite && !plan.executable->is_finite(bindings)) fail_nonfinite(plan, bindings);
+  // Weights are never updated with numbers that are not finite; results are watched where the application asks for it.
+  const bool trains = !parameters->trained().empty();
+  if ((trains || traps_nonfinite) && !plan.executable->is_finite(bindings, traps_nonfinite)) fail_nonfinite(plan, bindings);
 }
 
 std::vector<StatePtr> NNGraph::Impl::record_state_exports(CommandBuffer& command_buffer, const CachedPlan& plan) {
