@@ -100,6 +100,9 @@ double count_flops(const Step& step, const OperandShapes& shapes) {
     return double(shapes.outputs[0].count()) * op->window.y.kernel * op->window.x.kernel;
   if (auto* op = std::get_if<PoolingGradientOp>(&operation))
     return double(shapes.inputs[0].count()) * op->forward.window.y.kernel * op->forward.window.x.kernel;
+  if (auto* op = std::get_if<BinaryConvolutionOp>(&operation)) return multiply_adds(shapes.outputs[0], op->geometry);
+  if (std::holds_alternative<GramMatrixOp>(operation)) return 2.0 * shapes.inputs[0].count() * shapes.inputs[0].channels;
+  if (std::holds_alternative<GramMatrixGradientOp>(operation)) return 2.0 * shapes.outputs[0].count() * shapes.outputs[0].channels;
   double elements = 0;
   for (const Shape& shape : shapes.outputs) elements += shape.count();
   for (const Shape& shape : shapes.inputs) elements = std::max(elements, double(shape.count()));

@@ -39,15 +39,42 @@ std::unique_ptr<Kernel> make_kernel(const SoftMaxGradientOp& op, const OperandSh
 std::unique_ptr<Kernel> make_kernel(const BatchNormalizationStatisticsOp& op, const OperandShapes& shapes);
 std::unique_ptr<Kernel> make_kernel(const BatchNormalizationOp& op, const OperandShapes& shapes);
 std::unique_ptr<Kernel> make_kernel(const BatchNormalizationGradientOp& op, const OperandShapes& shapes);
+std::unique_ptr<Kernel> make_kernel(const GroupNormalizationOp& op, const OperandShapes& shapes);
+std::unique_ptr<Kernel> make_kernel(const GroupNormalizationGradientOp& op, const OperandShapes& shapes);
+std::unique_ptr<Kernel> make_kernel(const SpatialNormalizationOp& op, const OperandShapes& shapes);
+std::unique_ptr<Kernel> make_kernel(const SpatialNormalizationGradientOp& op, const OperandShapes& shapes);
+std::unique_ptr<Kernel> make_kernel(const LocalContrastNormalizationOp& op, const OperandShapes& shapes);
+std::unique_ptr<Kernel> make_kernel(const LocalContrastNormalizationGradientOp& op, const OperandShapes& shapes);
+std::unique_ptr<Kernel> make_kernel(const CrossChannelNormalizationOp& op, const OperandShapes& shapes);
+std::unique_ptr<Kernel> make_kernel(const CrossChannelNormalizationGradientOp& op, const OperandShapes& shapes);
 
 // losses
 std::unique_ptr<Kernel> make_kernel(const LossOp& op, const OperandShapes& shapes);
 std::unique_ptr<Kernel> make_kernel(const ForwardLossOp& op, const OperandShapes& shapes);
 std::unique_ptr<Kernel> make_kernel(const LossGradientOp& op, const OperandShapes& shapes);
+std::unique_ptr<Kernel> make_kernel(const YOLOLossOp& op, const OperandShapes& shapes);
 
 // data movement
 std::unique_ptr<Kernel> make_kernel(const FillOp& op, const OperandShapes& shapes);
 std::unique_ptr<Kernel> make_kernel(const ConcatenationOp& op, const OperandShapes& shapes);
 std::unique_ptr<Kernel> make_kernel(const ConcatenationGradientOp& op, const OperandShapes& shapes);
+
+// shape.cpp
+std::unique_ptr<Kernel> make_kernel(const ReshapeOp& op, const OperandShapes& shapes);
+std::unique_ptr<Kernel> make_kernel(const PadOp& op, const OperandShapes& shapes);
+std::unique_ptr<Kernel> make_kernel(const PadGradientOp& op, const OperandShapes& shapes);
+std::unique_ptr<Kernel> make_kernel(const RoundOp& op, const OperandShapes& shapes);
+
+// reductions, resampling
+std::unique_ptr<Kernel> make_kernel(const ReductionOp& op, const OperandShapes& shapes);
+std::unique_ptr<Kernel> make_kernel(const SpatialMeanGradientOp& op, const OperandShapes& shapes);
+std::unique_ptr<Kernel> make_kernel(const UpsamplingOp& op, const OperandShapes& shapes);
+std::unique_ptr<Kernel> make_kernel(const UpsamplingGradientOp& op, const OperandShapes& shapes);
+std::unique_ptr<Kernel> make_kernel(const ScaleOp& op, const OperandShapes& shapes);
+
+// products
+std::unique_ptr<Kernel> make_kernel(const GramMatrixOp& op, const OperandShapes& shapes);
+std::unique_ptr<Kernel> make_kernel(const GramMatrixGradientOp& op, const OperandShapes& shapes);
+std::unique_ptr<Kernel> make_kernel(const BinaryConvolutionOp& op, const OperandShapes& shapes);
 
 }  // namespace mpsnn::cpu

@@ -278,7 +278,6 @@ std::unique_ptr<Kernel> make_kernel(const LocalContrastNormalizationGradientOp& 
           const double direct = static_cast<double>(incoming[row + e]) * powers[e];
           slope[e] = by_variance * direct * (x[row + e] - op.p0 * means[e]) / denominators[e];
           constant[e] = by_mean * direct - slope[e] * means[e];
-          gradient[row + e] = static_cast<float>(direct);
         }
       });
       rows.run(first, last, [&](int i, std::size_t image, std::size_t row, int thread) {
@@ -286,8 +285,10 @@ std::unique_ptr<Kernel> make_kernel(const LocalContrastNormalizationGradientOp& 
         const std::size_t at = image - start;
         readers.row(i, columns, constant, [&](double* to, int y) { add_row(constants + at + y * elements, to, elements); });
         readers.row(i, columns, slope, [&](double* to, int y) { add_row(slopes + at + y * elements, to, elements); });
-        for (std::size_t e = 0; e < elements; ++e)
-          gradient[row + e] = static_cast<float>(op.ps * (gradient[row + e] - constant[e] - x[row + e] * slope[e]));
+        for (std::size_t e = 0; e < elements; ++e) {
+          const double direct = static_cast<double>(incoming[row + e]) * gradient[row + e];  // the first pass left V^-beta there
+          gradient[row + e] = static_cast<float>(op.ps * (direct - constant[e] - x[row + e] * slope[e]));
+        }
       });
     });
   };

@@ -36,6 +36,27 @@ std::unique_ptr<Kernel> make_kernel(const LossGradientOp&, const OperandShapes&)
 std::unique_ptr<Kernel> make_kernel(const FillOp&, const OperandShapes&);
 std::unique_ptr<Kernel> make_kernel(const ConcatenationOp&, const OperandShapes&);
 std::unique_ptr<Kernel> make_kernel(const ConcatenationGradientOp&, const OperandShapes&);
+std::unique_ptr<Kernel> make_kernel(const SpatialNormalizationOp&, const OperandShapes&);
+std::unique_ptr<Kernel> make_kernel(const SpatialNormalizationGradientOp&, const OperandShapes&);
+std::unique_ptr<Kernel> make_kernel(const LocalContrastNormalizationOp&, const OperandShapes&);
+std::unique_ptr<Kernel> make_kernel(const LocalContrastNormalizationGradientOp&, const OperandShapes&);
+std::unique_ptr<Kernel> make_kernel(const CrossChannelNormalizationOp&, const OperandShapes&);
+std::unique_ptr<Kernel> make_kernel(const CrossChannelNormalizationGradientOp&, const OperandShapes&);
+std::unique_ptr<Kernel> make_kernel(const GroupNormalizationOp&, const OperandShapes&);
+std::unique_ptr<Kernel> make_kernel(const GroupNormalizationGradientOp&, const OperandShapes&);
+std::unique_ptr<Kernel> make_kernel(const ReductionOp&, const OperandShapes&);
+std::unique_ptr<Kernel> make_kernel(const SpatialMeanGradientOp&, const OperandShapes&);
+std::unique_ptr<Kernel> make_kernel(const UpsamplingOp&, const OperandShapes&);
+std::unique_ptr<Kernel> make_kernel(const UpsamplingGradientOp&, const OperandShapes&);
+std::unique_ptr<Kernel> make_kernel(const ScaleOp&, const OperandShapes&);
+std::unique_ptr<Kernel> make_kernel(const ReshapeOp&, const OperandShapes&);
+std::unique_ptr<Kernel> make_kernel(const PadOp&, const OperandShapes&);
+std::unique_ptr<Kernel> make_kernel(const PadGradientOp&, const OperandShapes&);
+std::unique_ptr<Kernel> make_kernel(const GramMatrixOp&, const OperandShapes&);
+std::unique_ptr<Kernel> make_kernel(const GramMatrixGradientOp&, const OperandShapes&);
+std::unique_ptr<Kernel> make_kernel(const RoundOp&, const OperandShapes&);
+std::unique_ptr<Kernel> make_kernel(const YOLOLossOp&, const OperandShapes&);
+std::unique_ptr<Kernel> make_kernel(const BinaryConvolutionOp&, const OperandShapes&);
 
 /// A kernel whose run() is `run(call)`.
 template <class F>

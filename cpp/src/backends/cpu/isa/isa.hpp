@@ -4,6 +4,7 @@
 // The only header that the files of this folder share with the rest: they are compiled with flags of their own, and an
 // inline function of the standard library compiled there could replace the plain copy in the whole program.
 #include <cstddef>
+#include <cstdint>
 
 namespace mpsnn::cpu {
 
@@ -28,6 +29,12 @@ struct Isa {
                        float* result);
   /// result[i] += sum over r < rows of a[r * stride + i], i < count.
   void (*sum_rows)(std::size_t count, std::size_t rows, const float* a, std::size_t stride, float* result);
+
+  /// counts[r] += sum over i < words of the bits set in a[i] ^ b[r * stride + i], or in a[i] & b[r * stride + i], r < rows.
+  void (*count_different_bits)(std::size_t rows, std::size_t words, const std::uint64_t* a, const std::uint64_t* b,
+                               std::size_t stride, int* counts);
+  void (*count_common_bits)(std::size_t rows, std::size_t words, const std::uint64_t* a, const std::uint64_t* b,
+                            std::size_t stride, int* counts);
 
   int tile_columns() const { return vectors * lanes; }
 };

@@ -200,8 +200,37 @@ void sum_rows(std::size_t count, std::size_t rows, const float* a, std::size_t s
   }
 }
 
+inline __attribute__((always_inline)) int bits_set(std::uint64_t word) {
+#if defined(__POPCNT__) || defined(__aarch64__)
+  return __builtin_popcountll(word);
+#else  // the compiler would call a function that looks up bytes
+  word -= word >> 1 & 0x5555555555555555ull;
+  word = (word & 0x3333333333333333ull) + (word >> 2 & 0x3333333333333333ull);
+  word = (word + (word >> 4)) & 0x0f0f0f0f0f0f0f0full;
+  return static_cast<int>(word * 0x0101010101010101ull >> 56);
+#endif
+}
+
+/// Four rows at a time: the words of `a` are loaded once for them, and no sum waits for the one before.
+template <bool kCommon>
+void count_bits(std::size_t rows, std::size_t words, const std::uint64_t* a, const std::uint64_t* b, std::size_t stride, int* counts) {
+  const auto met = [](std::uint64_t p, std::uint64_t q) { return bits_set(kCommon ? p & q : p ^ q); };
+  std::size_t r = 0;
+  for (; r + 4 <= rows; r += 4, b += 4 * stride) {
+    int sum[4] = {};
+    for (std::size_t i = 0; i < words; ++i) {
+#pragma GCC unroll 4
+      for (int k = 0; k < 4; ++k) sum[k] += met(a[i], b[k * stride + i]);
+    }
+    for (int k = 0; k < 4; ++k) counts[r + k] += sum[k];
+  }
+  for (; r < rows; ++r, b += stride)
+    for (std::size_t i = 0; i < words; ++i) counts[r] += met(a[i], b[i]);
+}
+
 constexpr Isa make_isa(const char* name) {
-  return {name, kRows, kVectors, kLanes, kRowTiles.tiles, kColumnTiles.tiles, sum_products, sum_rows};
+  return {name, kRows, kVectors, kLanes, kRowTiles.tiles, kColumnTiles.tiles, sum_products, sum_rows,
+          count_bits<false>, count_bits<true>};
 }
 
 }  // namespace
