@@ -72,7 +72,7 @@ class Network {
   std::shared_ptr<NNOptimizer> make_optimizer() const {
     if (optimizer_ == Optimizer::adam) return std::make_shared<NNOptimizerAdam>(0.01f);
     NNOptimizerDescriptor descriptor;
-    descriptor.learning_rate = 0.05f;
+    descriptor.learning_rate = 0.01f;  // at 0.05 this network diverges after some 80 steps
     return std::make_shared<NNOptimizerStochasticGradientDescent>(descriptor, 0.9f);
   }
 
