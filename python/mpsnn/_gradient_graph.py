@@ -1,7 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """The graph behind a gradient check: which images and parameters have gradients, and how to run it on an engine.
 
-Nodes are the user's own. While a check runs they carry handles of ours and train nothing; leaving the context puts everything back.
+Nodes are the user's own. While a check runs they carry handles of ours, and data sources update nothing: those of this package are
+without their optimizer, methods of others are replaced. Leaving the context puts everything back; the optimizers are then copies with
+the same history, as assigning an optimizer makes them.
 """
 
 from __future__ import annotations
@@ -22,6 +24,10 @@ import mpsnn
 from mpsnn._errors import make_error
 
 _PARAMETERS = {"weights": "gradient_for_weights", "biases": "gradient_for_biases", "gamma": "gradient_for_gamma", "beta": "gradient_for_beta"}
+# Of an element-wise function, whose flops a plan counts as one: an exponential takes a reduction of its argument and a polynomial of
+# degree 6 or 7, a division and a root some more.
+_ROUNDINGS = 16.0
+_UPDATES = [f"{name}{ending}" for name in ("update", "update_gamma_and_beta", "update_mean_and_variance") for ending in ("", "_with_command_buffer")]
 
 
 @dataclass
@@ -85,7 +91,7 @@ class GradientGraph:
     """See the module. `graph_or_node` and `result` as in check_gradients()."""
 
     def __init__(self, graph_or_node: Any, result: Any):
-        self._restore: list[tuple[Any, str, Any]] = []
+        self._undo: list[Callable[[], None]] = []
         self._graphs: dict[tuple[str, bool], Any] = {}
         self.forward_only: bool | None = None
         if isinstance(graph_or_node, mpsnn.MPSNNGraph):
@@ -119,18 +125,17 @@ class GradientGraph:
         self._put_back()
 
     def _set(self, target: Any, name: str, value: Any) -> None:
-        self._restore.append((target, name, getattr(target, name)))
+        kept = getattr(target, name)
+        self._undo.append(lambda: setattr(target, name, kept))
         setattr(target, name, value)
 
     def _put_back(self) -> None:
-        for target, name, value in reversed(self._restore):
-            setattr(target, name, value)
-        self._restore.clear()
+        while self._undo:
+            self._undo.pop()()
 
     def _wire(self) -> None:
-        for node in self.nodes:
-            if hasattr(node, "training_style"):
-                self._set(node, "training_style", mpsnn.MPSNNTrainingStyle.UpdateDeviceNone)
+        for source in {id(s): s for s in map(_source_of, self.nodes) if s is not None}.values():
+            self._freeze(source)
         self.incoming_node: Any = None
         self.gradients: list[Any] = []
         if self.wired:
@@ -147,6 +152,23 @@ class GradientGraph:
             self._set(node.input_labels, "handle", f"labels {i}")
         self._find_parameters()
 
+    def _freeze(self, source: Any) -> None:
+        """No update may change parameters or running statistics."""
+        if hasattr(source, "set_values"):
+            values, history = ({name: np.array(v) for name, v in source.values.items()}, [np.array(v) for v in source.history])
+            self._undo.append(lambda: source.set_values(**values))
+            if source.optimizer is not None:
+                optimizer = source.optimizer
+                self._undo.append(lambda: setattr(source, "history", history))
+                self._undo.append(lambda: setattr(source, "optimizer", optimizer))  # undone first: it makes new history
+                source.optimizer = None
+            return
+        for name in _UPDATES:
+            if hasattr(source, name) and hasattr(source, "__dict__"):
+                kept = vars(source).get(name)
+                self._undo.append(lambda name=name, kept=kept: delattr(source, name) if kept is None else setattr(source, name, kept))
+                setattr(source, name, lambda *_: None)
+
     def _make_backward(self) -> list[Any]:
         """The training graph of the last node."""
         origin = _is_loss(self.last) or _is_initial(self.last)
@@ -160,6 +182,8 @@ class GradientGraph:
             self._of_image[source] = gradient
 
         self.last.training_graph(self.incoming_node, handler)
+        if origin and not made:
+            self._of_image[self.last.sources[0]] = self.last  # the gradient of the input itself
         if not made and not origin:
             raise self._no_gradient(self.last)
         self.objective = None if _is_loss(self.last) else self.last.sources[0] if _is_initial(self.last) else self.last.result_image
@@ -240,8 +264,8 @@ class GradientGraph:
         for node in self.forward:
             source = _source_of(node)
             reader = next((g for g in self.gradient_nodes if source is not None and any(s is _state_of(node) for s in g.source_states)), None)
-            if reader is None:
-                continue
+            if reader is None or reader.training_style == mpsnn.MPSNNTrainingStyle.UpdateDeviceNone:
+                continue  # not trained: no engine computes its gradients
             state = _state_of(node)
             self._set(state, "handle", f"check state {len(self._states)}")
             self._set(state, "export_from_graph", True)
@@ -316,10 +340,10 @@ class GradientGraph:
         return tuple(self.run("reference", images, None, labels, gradients=False).outputs[0].shape)
 
     def terms(self, images: list[np.ndarray], incoming: np.ndarray | None) -> float:
-        """Roundings that one element of a gradient sees: flops per result element, over all operations."""
+        """Roundings that one element of a gradient sees: flops per result element, over all operations, at least _ROUNDINGS each."""
         shape = () if incoming is None else incoming.shape
         operations = self._plan([x.shape for x in images], shape).operations
-        return sum(max(1.0, op.flops / max(1, math.prod(map(int, re.findall(r"\d+", op.result))))) for op in operations)
+        return sum(max(_ROUNDINGS, op.flops / max(1, math.prod(map(int, re.findall(r"\d+", op.result))))) for op in operations)
 
     # --- running
 
@@ -453,6 +477,10 @@ class _Varying:
     def value(self, index: tuple[int, ...]) -> float:
         return float(self.kept[index] if self.kept is not None else self.images[self.number][index])
 
+    def moved(self, index: tuple[int, ...], offset: float) -> float:
+        """How far an offset really goes: parameters are float32, in which a sum with a tiny number is rounded."""
+        return (float(np.float32(self.value(index) + offset)) if self.kept is not None else self.value(index) + offset) - self.value(index)
+
     def __call__(self, index: tuple[int, ...], offset: float, images: list[np.ndarray], incoming: np.ndarray | None, labels: list[np.ndarray]) -> Step:
         self.images = images
         full = not self.wired.is_forward_enough(images, incoming, labels)
@@ -462,7 +490,7 @@ class _Varying:
             images[self.number][index] += offset
         else:
             moved = self.kept.copy()
-            moved[index] += np.float32(offset)
+            moved[index] = self.value(index) + self.moved(index, offset)
             self.target.source.set_values(**{self.target.name: moved})
             self.wired._runner("reference", full).reload_from_data_sources()
         return self.wired.run("reference", images, incoming if full else None, labels, gradients=full)

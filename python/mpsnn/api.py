@@ -15,11 +15,24 @@ for _type in list(vars(_mpsnn).values()):
         )
 
 
+# What is written in Python, and in which module. These import this package themselves, so they come when they are asked for.
+_MODULES = {
+    "Trainer": "trainer",
+    "Dataset": "datasets",
+    "digits": "datasets",
+    "fashion_mnist": "datasets",
+    "check_gradients": "checking",
+    "GradientReport": "checking",
+}
+
+
 def __getattr__(name):
-    # The trainer and the data sets import this package themselves: they come last, when they are asked for.
     from importlib import import_module
 
-    modules = {"Trainer": "trainer", "Dataset": "datasets", "digits": "datasets", "fashion_mnist": "datasets"}
-    if name not in modules:
+    if name not in _MODULES:
         raise AttributeError(f"module 'mpsnn' has no attribute {name!r}", name=name)
-    return getattr(import_module("mpsnn." + modules[name]), name)
+    return getattr(import_module("mpsnn." + _MODULES[name]), name)
+
+
+def __dir__():
+    return sorted({*globals(), *_MODULES})

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The `mpsnn` command: train, info. Heavy imports wait inside the commands, so that --help is quick."""
+"""The `mpsnn` command: train, check, info. Heavy imports wait inside the commands, so that --help is quick."""
 
 from __future__ import annotations
 
@@ -28,6 +28,12 @@ class DatasetName(str, enum.Enum):
 
     digits = "digits"
     fashion_mnist = "fashion-mnist"
+
+
+class Framework(str, enum.Enum):
+    """What --against takes."""
+
+    torch = "torch"
 
 
 class OptimizerName(str, enum.Enum):
@@ -263,6 +269,67 @@ def _make_folder(folder: Path) -> None:
     except OSError as error:
         sentence = f"the folder {folder} cannot be made."
         raise make_error("FileError", sentence, actual=error.strerror, hint="another --output") from error
+
+
+@app.command()
+def check(
+    node_classes: Annotated[
+        list[str] | None, typer.Argument(help="Node classes, e.g. MPSCNNPoolingMaxNode.", show_default="all")
+    ] = None,
+    everything: Annotated[bool, typer.Option("--all", help="Every node class that there is.")] = False,
+    cases: Annotated[int, typer.Option(min=1, help="Graphs per class, each of another geometry.")] = 12,
+    seed: Annotated[int, typer.Option(min=0, help="Draws geometry and numbers.")] = 0,
+    against: Annotated[
+        Framework | None, typer.Option(help="Another framework to compare with, where it has the operation.")
+    ] = None,
+    markdown: Annotated[bool, typer.Option("--markdown", help="Print the table as Markdown.")] = False,
+) -> None:
+    """Compares the gradients of node classes with the float64 reference engine and with central differences.
+
+    Numbers are the worst error over its tolerance: up to 1 passes. Exit code 1 when anything fails.
+    """
+    with _errors_as_text():
+        _check([] if everything else node_classes or [], cases, seed, against is Framework.torch, markdown)
+
+
+def _check(names: list[str], count: int, seed: int, torch: bool, as_markdown: bool) -> None:
+    from mpsnn import check_table
+    from mpsnn.datasets import require
+
+    if torch:
+        require("torch", "torch", "comparing with PyTorch")
+    results = check_table.run(names, count, seed, torch)
+    failed = [result for result in results if not result.passed]
+    if as_markdown:
+        typer.echo(check_table.markdown(results, torch))
+    else:
+        _print_checks(results, torch)
+        for result in results:
+            for reason, number in result.skipped.items():
+                typer.echo(f"{result.node_class}: {number} elements skipped: {reason}")
+        elements = sum(result.elements for result in results)
+        typer.echo(f"{len(results) - len(failed)} of {len(results)} classes pass, {elements} elements, seed {seed}")
+    for result in failed:
+        for problem in result.problems:
+            typer.echo(f"{result.node_class}: {problem}", err=True)
+    if failed:
+        raise typer.Exit(1)
+
+
+def _print_checks(results: list[Any], torch: bool) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    from mpsnn import check_table
+
+    table = Table(title="Gradients: worst error / tolerance", title_justify="left", title_style="bold")
+    for number, name in enumerate(check_table.head(torch)):
+        table.add_column(name, justify="right" if 0 < number < len(check_table.head(torch)) - 1 else "left")
+    for result in results:
+        table.add_row(*result.cells(torch), style=None if result.passed else "bold red")
+    # Names and verdicts stay whole when the output is a file.
+    console = Console(highlight=False)
+    console.print(table, no_wrap=True) if console.is_terminal else Console(highlight=False, width=140).print(table)
 
 
 @app.command()

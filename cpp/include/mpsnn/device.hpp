@@ -22,7 +22,7 @@ class MPSNN_API Device {
  public:
   Device(std::string name, std::string description, const Backend& backend);
   const std::string& name() const { return name_; }                ///< "cpu", "reference"
-  const std::string& description() const { return description_; }  ///< e.g. "float32, avx512, 2 threads"
+  const std::string& description() const { return description_; }  ///< e.g. "float32, vectorised (avx2) and threaded"
   const Backend& backend() const { return backend_; }
   /// The type of the numbers that this engine computes with.
   ElementType element_type() const;

@@ -14,7 +14,7 @@ ElementType Device::element_type() const { return backend_.element_type(); }
 
 std::vector<DevicePtr> devices() {
   static const std::vector<DevicePtr> all{
-      std::make_shared<Device>("cpu", "float32, vectorised and threaded", cpu_backend()),
+      std::make_shared<Device>("cpu", "float32, vectorised (" + instruction_set() + ") and threaded", cpu_backend()),
       std::make_shared<Device>("reference", "float64, plain loops: the definition of correct", reference_backend()),
   };
   return all;
