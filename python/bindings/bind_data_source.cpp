@@ -76,6 +76,8 @@ class PyConvolutionDataSource : public CNNConvolutionDataSource, public py::tram
   void purge() override { PYBIND11_OVERRIDE(void, Base, purge); }
   std::string label() override { return call_or(std::string(), self(), "label"); }
   CNNWeightsQuantizationType weights_quantization_type() override { PYBIND11_OVERRIDE(CNNWeightsQuantizationType, Base, weights_quantization_type); }
+  CNNConvolutionWeightsLayout weights_layout() override { PYBIND11_OVERRIDE(CNNConvolutionWeightsLayout, Base, weights_layout); }
+  DataType kernel_weights_data_type() override { PYBIND11_OVERRIDE(DataType, Base, kernel_weights_data_type); }
   WeightArray weights() override {
     py::gil_scoped_acquire gil;
     return weight_array(call(self(), "weights"), data_type(), "weights", label());
@@ -367,6 +369,25 @@ Arrays have the shape of the loss node's source, N x H x W x C. The loss image h
       .def_property_readonly("loss_image", &CNNLossLabels::loss_image, "The loss of each image after the command buffer has completed.");
 }
 
+/// What a C++ data source hands out, as an array that keeps the source and its numbers alive; None when it has none.
+template <class Source>
+py::object floats_of(const std::shared_ptr<Source>& source, const WeightArray& numbers) {
+  if (!numbers) return py::none();
+  const auto owner = std::make_shared<std::pair<std::shared_ptr<Source>, std::shared_ptr<const void>>>(source, numbers.owner);
+  return numpy_of(Buffer(owner, const_cast<void*>(numbers.data), numbers.count, ElementType::float32), {}, false);
+}
+
+/// gamma, beta and their updates, which all normalizations have.
+template <class Source, class State, class Class>
+void def_gamma_and_beta(Class& c, const char* state) {
+  c.def("gamma", [](const std::shared_ptr<Source>& s) { return floats_of(s, s->gamma()); })
+      .def("beta", [](const std::shared_ptr<Source>& s) { return floats_of(s, s->beta()); })
+      .def("update_gamma_and_beta", [](Source& s, const State& given) { return s.update_gamma_and_beta(given); }, py::arg(state))
+      .def("update_gamma_and_beta_with_command_buffer", [](Source& s, CommandBuffer& command_buffer, const State& given) {
+             return s.update_gamma_and_beta(command_buffer, given);
+           }, "command_buffer"_a, py::arg(state));
+}
+
 }  // namespace
 
 void bind_data_source(py::module_& m) {
@@ -387,32 +408,51 @@ will hold the new weights.)")
         if (s->data_type() != DataType::Float32)
           throw WeightError("weights() of the base class returns Float32 numbers only.",
                             {.node = "MPSCNNConvolutionDataSource", .label = s->label(), .expected = "Float32", .actual = "another data_type", .hint = "call the derived class's own method"});
-        const WeightArray w = s->weights();
-        const auto owner = std::make_shared<std::pair<std::shared_ptr<Convolution>, std::shared_ptr<const void>>>(s, w.owner);  // a converted copy belongs to nobody else
-        return numpy_of(Buffer(owner, const_cast<void*>(w.data), w.count, ElementType::float32), {}, false);
+        return floats_of(s, s->weights());
       })
+      .def("bias_terms", [](const std::shared_ptr<Convolution>& s) { return floats_of(s, s->bias_terms()); })
+      .def("lookup_table_for_uint8_kernel", [](const std::shared_ptr<Convolution>& s) { return floats_of(s, s->lookup_table_for_uint8_kernel()); })
+      .def("ranges_for_uint8_kernel", [](const std::shared_ptr<Convolution>& s) { return floats_of(s, s->ranges_for_uint8_kernel()); })
+      .def("weights_layout", &Convolution::weights_layout)
+      .def("kernel_weights_data_type", &Convolution::kernel_weights_data_type, "The engines here compute in float32 whatever it says.")
+      .def("update", [](Convolution& s, const std::shared_ptr<CNNConvolutionGradientState>& gradient_state,
+                        const std::shared_ptr<CNNConvolutionWeightsAndBiasesState>& source_state) { return s.update(gradient_state, source_state); },
+           "gradient_state"_a, "source_state"_a)
+      .def("update_with_command_buffer", [](Convolution& s, CommandBuffer& command_buffer, const std::shared_ptr<CNNConvolutionGradientState>& gradient_state,
+                                            const std::shared_ptr<CNNConvolutionWeightsAndBiasesState>& source_state) {
+             return s.update(command_buffer, gradient_state, source_state);
+           }, "command_buffer"_a, "gradient_state"_a, "source_state"_a)
       .def("load", &Convolution::load)
       .def("purge", &Convolution::purge)
       .def("label", &Convolution::label)
       .def("weights_quantization_type", &Convolution::weights_quantization_type);
   using Normalization = CNNBatchNormalizationDataSource;
-  py::class_<Normalization, PyBatchNormalizationDataSource, py::smart_holder>(m, "MPSCNNBatchNormalizationDataSource", R"(Parameters and running statistics of a batch normalization (MPS_SEMANTICS 12.1). Derive from it.
+  py::class_<Normalization, PyBatchNormalizationDataSource, py::smart_holder> normalization(m, "MPSCNNBatchNormalizationDataSource", R"(Parameters and running statistics of a batch normalization (MPS_SEMANTICS 12.1). Derive from it.
 
 Define ``number_of_feature_channels()``, ``mean()`` and ``variance()``; ``gamma()``, ``beta()``, ``epsilon()``, ``label()``, ``load()`` and ``purge()`` as
 needed. To train, define ``update_gamma_and_beta(state)`` and ``update_mean_and_variance(state)`` for CPU style, or the same names with
-``_with_command_buffer(command_buffer, state)`` for GPU style.)")
-      .def(py::init<>())
+``_with_command_buffer(command_buffer, state)`` for GPU style.)");
+  using NormalizationState = std::shared_ptr<CNNBatchNormalizationState>;
+  normalization.def(py::init<>())
+      .def("mean", [](const std::shared_ptr<Normalization>& s) { return floats_of(s, s->mean()); })
+      .def("variance", [](const std::shared_ptr<Normalization>& s) { return floats_of(s, s->variance()); })
+      .def("update_mean_and_variance", [](Normalization& s, const NormalizationState& state) { return s.update_mean_and_variance(state); }, "batch_normalization_state"_a)
+      .def("update_mean_and_variance_with_command_buffer", [](Normalization& s, CommandBuffer& command_buffer, const NormalizationState& state) {
+             return s.update_mean_and_variance(command_buffer, state);
+           }, "command_buffer"_a, "batch_normalization_state"_a)
       .def("number_of_feature_channels", &Normalization::number_of_feature_channels)
       .def("epsilon", &Normalization::epsilon)
       .def("load", &Normalization::load)
       .def("purge", &Normalization::purge)
       .def("label", &Normalization::label);
-  py::class_<CNNAffineDataSource, py::smart_holder>(m, "AffineDataSource", "What the data sources of instance and group normalization share.")
-      .def("number_of_feature_channels", &CNNAffineDataSource::number_of_feature_channels)
+  def_gamma_and_beta<Normalization, NormalizationState>(normalization, "batch_normalization_state");
+  py::class_<CNNAffineDataSource, py::smart_holder> affine(m, "AffineDataSource", "What the data sources of instance and group normalization share.");
+  affine.def("number_of_feature_channels", &CNNAffineDataSource::number_of_feature_channels)
       .def("epsilon", &CNNAffineDataSource::epsilon)
       .def("load", &CNNAffineDataSource::load)
       .def("purge", &CNNAffineDataSource::purge)
       .def("label", &CNNAffineDataSource::label);
+  def_gamma_and_beta<CNNAffineDataSource, CNNAffineDataSource::StateBatch>(affine, "state_batch");
   py::class_<CNNInstanceNormalizationDataSource, CNNAffineDataSource, PyInstanceDataSource, py::smart_holder>(m, "MPSCNNInstanceNormalizationDataSource", R"(Parameters of an instance normalization (MPS_SEMANTICS 12.1). Derive from it.
 
 Define ``number_of_feature_channels()``; ``gamma()``, ``beta()``, ``epsilon()``, ``label()``, ``load()`` and ``purge()`` as needed. To train, define

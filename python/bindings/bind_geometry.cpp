@@ -72,6 +72,9 @@ first window) and return an MPSImageDescriptor of the result's size.)")
       .def(py::init<>())
       .def("padding_method", &NNPadding::padding_method)
       .def("label", &NNPadding::label)
+      .def("destination_image_descriptor", [](NNPadding& p, const std::vector<ImageDescriptor>& source_images, const py::object&, KernelProperties& kernel,
+                                              const ImageDescriptor& suggested) { return p.destination_image_descriptor(source_images, kernel, suggested); },
+           "source_images"_a, "source_states"_a, "kernel"_a, "suggested_descriptor"_a, "Asked when padding_method() has the Custom bit.")
       .def("inverse", &NNPadding::inverse, "The policy of the gradient direction: valid and full change places.");
   py::class_<NNDefaultPadding, NNPadding, py::smart_holder>(m, "MPSNNDefaultPadding", "A padding policy made of MPSNNPaddingMethod bits.")
       .def(py::init<NNPaddingMethod>(), "method"_a)

@@ -94,7 +94,20 @@ std::vector<ImagePtr> images_of(const py::object& list, const char* what) {
   return images;
 }
 
+ImageAllocatorPtr allocator_of(const ImageAllocatorPtr& allocator) {
+  if (!allocator)
+    throw OptionError("an image has an allocator.", {.node = "MPSImageAllocator", .expected = "MPSImage.default_allocator() or MPSTemporaryImage.default_allocator()",
+                                                     .actual = "None", .hint = "leave the default alone"});
+  return allocator;
+}
+
 void bind_image(py::module_& m) {
+  py::class_<ImageAllocator, ImageAllocatorPtr>(m, "MPSImageAllocator", R"(Who makes an image: MPSImage.default_allocator() or MPSTemporaryImage.default_allocator().
+
+Opaque: the choice is kept and saved. The engines here give every image that leaves a graph memory of its own.)")
+      .def("__repr__", [](const ImageAllocator& a) { return std::string(a.is_temporary() ? "<MPSTemporaryImage" : "<MPSImage") + ".default_allocator()>"; });
+  py::class_<TemporaryImage>(m, "MPSTemporaryImage", "Images that a step may take back; here only their allocator, the default of image nodes.")
+      .def_static("default_allocator", &TemporaryImage::default_allocator);
   py::class_<ImageDescriptor>(m, "MPSImageDescriptor", "Size and format of an image: what a padding policy is asked about and answers with.")
       .def(py::init([](ImageFeatureChannelFormat channel_format, int width, int height, int feature_channels, int number_of_images) {
              return ImageDescriptor{width, height, feature_channels, number_of_images, channel_format};
@@ -126,6 +139,7 @@ is a zeroed image. NumPy, buffers and DLPack take it back without a copy.
       .def_property_readonly("number_of_images", &Image::number_of_images)
       .def_property_readonly("shape", [](const Image& image) { return py::tuple(py::cast(dimensions(image.shape()))); }, "(N, H, W, C)")
       .def_readwrite("label", &Image::label)
+      .def_static("default_allocator", &Image::default_allocator, "For images that last.")
       .def("numpy", &image_array, "The numbers as an array that shares memory with the image and keeps it alive.")
       .def("__array__", [](const ImagePtr& image, const py::object& dtype, const py::object& copy) {
              return py::module_::import("numpy").attr("array")(image_array(image), "dtype"_a = dtype, "copy"_a = copy.is_none() ? py::none() : copy);

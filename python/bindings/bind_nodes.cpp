@@ -35,6 +35,8 @@ void bind_base(py::module_& m) {
       .def_static("exported_node", [](const py::object& handle) { return NNImageNode::exported_node(handle_of(handle)); }, "handle"_a = py::none())
       .def_property("handle", [](const NNImageNode& n) { return object_of(n.handle); }, [](NNImageNode& n, const py::object& h) { n.handle = handle_of(h); })
       .def_readwrite("format", &NNImageNode::format)
+      .def_property("image_allocator", [](const NNImageNode& n) { return n.image_allocator; },
+                    [](NNImageNode& n, const ImageAllocatorPtr& allocator) { n.image_allocator = allocator_of(allocator); }, "Who makes the image; a temporary image unless set.")
       .def_readwrite("export_from_graph", &NNImageNode::export_from_graph)
       .def_readwrite("synchronize_resource", &NNImageNode::synchronize_resource)
       .def_readwrite("stop_gradient", &NNImageNode::stop_gradient);
@@ -106,7 +108,15 @@ void bind_convolution(py::module_& m) {
            "convolution_gradient_state"_a, "weights"_a = py::none());
   node_class<CNNConvolutionTransposeGradientNode, CNNConvolutionGradientNode>(m, "MPSCNNConvolutionTransposeGradientNode", "Gradient of a transposed convolution.")
       .def(py::init<Image, Image, std::shared_ptr<CNNConvolutionTransposeGradientStateNode>, ConvolutionDataSourcePtr>(), "source_gradient"_a, "source_image"_a,
-           "convolution_transpose_gradient_state"_a, "weights"_a = py::none());
+           "convolution_transpose_gradient_state"_a, "weights"_a = py::none())
+      .def(py::init([](Image gradient, Image source, const std::shared_ptr<CNNConvolutionGradientStateNode>& state, ConvolutionDataSourcePtr weights) {
+             const auto transposed = std::dynamic_pointer_cast<CNNConvolutionTransposeGradientStateNode>(state);
+             if (!transposed)
+               throw GraphError("the gradient of a transposed convolution needs its state.",
+                                {.node = "MPSCNNConvolutionTransposeGradientNode", .expected = "an MPSCNNConvolutionTransposeGradientStateNode",
+                                 .actual = state ? state->class_name() : "None", .hint = "pass result_state of the transposed convolution"});
+             return std::make_shared<CNNConvolutionTransposeGradientNode>(gradient, source, transposed, weights);
+           }), "source_gradient"_a, "source_image"_a, "convolution_gradient_state"_a, "weights"_a = py::none());
 }
 
 template <class Node, class Class>
@@ -148,7 +158,10 @@ void bind_binary_convolution(py::module_& m) {
          }), "source"_a, "weights"_a, "output_bias_terms"_a, "output_scale_terms"_a, "input_bias_terms"_a, "input_scale_terms"_a, "type"_a, "flags"_a)
         .def(py::init([](Image source, ConvolutionDataSourcePtr weights, float scale, CNNBinaryConvolutionType type, CNNBinaryConvolutionFlags flags) {
            return std::make_shared<Node>(source, weights, scale, type, flags);
-         }), "source"_a, "weights"_a, "scale_value"_a, "type"_a, "flags"_a);
+         }), "source"_a, "weights"_a, "scale_value"_a, "type"_a, "flags"_a)
+        .def(py::init([](Image source, ConvolutionDataSourcePtr weights) {
+           return std::make_shared<Node>(source, weights, 1.0f, CNNBinaryConvolutionType::BinaryWeights, CNNBinaryConvolutionFlags::None);
+         }), "source"_a, "weights"_a, "As the superclass is made: scale_value 1, BinaryWeights, no flags.");
   };
   auto convolution = node_class<CNNBinaryConvolutionNode, CNNConvolutionNode>(m, "MPSCNNBinaryConvolutionNode", "Convolution with weights of one bit, 32 channels to a UInt32 (MPS_SEMANTICS 7.9). No gradient exists.");
   def(convolution, std::type_identity<CNNBinaryConvolutionNode>{});
@@ -183,6 +196,10 @@ void bind_pooling(py::module_& m) {
              return std::make_shared<CNNDilatedPoolingMaxGradientNode>(gradient, source, state, WindowSize{kw, kh, sx, sy, dx, dy});
            }), "source_gradient"_a, "source_image"_a, "gradient_state"_a, "kernel_width"_a, "kernel_height"_a, "stride_in_pixels_x"_a, "stride_in_pixels_y"_a,
            "dilation_rate_x"_a, "dilation_rate_y"_a)
+      .def(py::init([](Image gradient, Image source, GradientState state, int kw, int kh, int sx, int sy, PaddingPtr policy) {
+             return std::make_shared<CNNDilatedPoolingMaxGradientNode>(gradient, source, state, WindowSize{kw, kh, sx, sy, 1, 1}, policy);
+           }), "source_gradient"_a, "source_image"_a, "gradient_state"_a, "kernel_width"_a, "kernel_height"_a, "stride_in_pixels_x"_a, "stride_in_pixels_y"_a,
+           "padding_policy"_a = py::none(), "As the superclass is made: dilation 1.")
       .def_property_readonly("dilation_rate_x", &CNNDilatedPoolingMaxGradientNode::dilation_rate_x)
       .def_property_readonly("dilation_rate_y", &CNNDilatedPoolingMaxGradientNode::dilation_rate_y);
 }
@@ -268,7 +285,10 @@ void bind_plain_arithmetic(py::module_& m, const char* name, const char* doc, au
 
 void bind_arithmetic(py::module_& m) {
   auto base = node_class<NNBinaryArithmeticNode, NNFilterNode>(m, "MPSNNBinaryArithmeticNode", "Base of the arithmetic nodes (MPS_SEMANTICS 16). Strides of 0 repeat a source along a dimension.");
-  base.def("gradient_class", [](const NNBinaryArithmeticNode& node) -> py::object { return py::module_::import("mpsnn._mpsnn").attr(node.gradient_class()); }, "The class of this node's gradients.");
+  base.def_property_readonly("gradient_class", [](const NNBinaryArithmeticNode& node) -> py::object {
+    const char* name = node.gradient_class();
+    return name ? py::module_::import("mpsnn._mpsnn").attr(name) : py::object(py::none());
+  }, "The class of this node's gradients; None where no gradient exists.");
   def_arithmetic_properties<NNBinaryArithmeticNode>(base);
   auto gradient = node_class<NNArithmeticGradientNode, NNGradientFilterNode>(m, "MPSNNArithmeticGradientNode", "Base of the arithmetic gradients.");
   gradient.def_property_readonly("is_secondary_source_filter", &NNArithmeticGradientNode::is_secondary_source_filter);

@@ -39,6 +39,9 @@ py::object numpy_of(const Buffer& buffer, std::vector<py::ssize_t> shape = {}, b
 ImagePtr image_of(const py::object& object);
 std::vector<ImagePtr> images_of(const py::object& list, const char* what);
 
+/// The allocator; throws OptionError for None.
+ImageAllocatorPtr allocator_of(const ImageAllocatorPtr& allocator);
+
 /// A handle from None, a string, or an object with `label`; and back, the very object.
 HandlePtr handle_of(const py::object& object);
 py::object object_of(const HandlePtr& handle);

@@ -12,8 +12,7 @@ import json
 import math
 import re
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -445,21 +444,10 @@ class GradientGraph:
             factors.append((kind == kinds.None_, float(count if kind in (kinds.Mean, kinds.SumByNonZeroWeights) else 1)))
         return factors
 
-    # --- differences
-
-    @contextmanager
-    def varying(self, i: int) -> Iterator[Any]:
-        """A function of (index, offset, images, incoming, labels) that runs the reference engine with one number changed."""
-        target = self.targets[i]
-        kept = None if target.source is None else np.array(target.source.values[target.name], np.float32)
-        number = next((n for n, image in enumerate(self.inputs) if target.source is None and image is self.gradients[i][0]), 0)
-        try:
-            yield _Varying(self, target, number, kept)
-        finally:
-            if kept is not None:
-                target.source.set_values(**{target.name: kept})
-                for graph, _ in self._graphs.values():
-                    graph.reload_from_data_sources()
+    def reload(self) -> None:
+        """After a change of a data source."""
+        for graph, _ in self._graphs.values():
+            graph.reload_from_data_sources()
 
     def is_forward_enough(self, images: list[np.ndarray], incoming: np.ndarray | None, labels: list[np.ndarray]) -> bool:
         """Whether the graph without gradients computes the same bits. A batch normalization takes other statistics then."""
@@ -467,33 +455,6 @@ class GradientGraph:
             whole, forward = (self.run("reference", images, incoming if full else None, labels, gradients=full).outputs for full in (True, False))
             self.forward_only = all(np.array_equal(a, b) for a, b in zip(whole, forward, strict=True))
         return self.forward_only
-
-
-class _Varying:
-    def __init__(self, wired: GradientGraph, target: Target, number: int, kept: np.ndarray | None):
-        self.wired, self.target, self.number, self.kept = wired, target, number, kept
-        self.images: list[np.ndarray] = []
-
-    def value(self, index: tuple[int, ...]) -> float:
-        return float(self.kept[index] if self.kept is not None else self.images[self.number][index])
-
-    def moved(self, index: tuple[int, ...], offset: float) -> float:
-        """How far an offset really goes: parameters are float32, in which a sum with a tiny number is rounded."""
-        return (float(np.float32(self.value(index) + offset)) if self.kept is not None else self.value(index) + offset) - self.value(index)
-
-    def __call__(self, index: tuple[int, ...], offset: float, images: list[np.ndarray], incoming: np.ndarray | None, labels: list[np.ndarray]) -> Step:
-        self.images = images
-        full = not self.wired.is_forward_enough(images, incoming, labels)
-        if self.kept is None:
-            images = list(images)
-            images[self.number] = images[self.number].copy()
-            images[self.number][index] += offset
-        else:
-            moved = self.kept.copy()
-            moved[index] = self.value(index) + self.moved(index, offset)
-            self.target.source.set_values(**{self.target.name: moved})
-            self.wired._runner("reference", full).reload_from_data_sources()
-        return self.wired.run("reference", images, incoming if full else None, labels, gradients=full)
 
 
 def _names_of(source: Any, node: Any) -> list[str]:

@@ -11,7 +11,12 @@ from .errors import DeviceError, Error, FileError, GraphError, OptionError, Shap
 for _type in list(vars(_mpsnn).values()):
     if isinstance(_type, type) and issubclass(_type, _enum.Enum) and _type.__name__.startswith("MPS"):
         globals().update(
-            {_type.__name__ + _name: _member for _name, _member in _type.__members__.items() if _name != "None_"}
+            # MPSFloatDataTypeSignBit, of MPSFloatDataTypeBit, does not begin with its type's name: it is whole as it is.
+            {
+                _name if _name.startswith("MPS") else _type.__name__ + _name: _member
+                for _name, _member in _type.__members__.items()
+                if _name != "None_"
+            }
         )
 
 
@@ -23,6 +28,8 @@ _MODULES = {
     "fashion_mnist": "datasets",
     "check_gradients": "checking",
     "GradientReport": "checking",
+    "load_weights": "checkpoint",
+    "save_weights": "checkpoint",
 }
 
 

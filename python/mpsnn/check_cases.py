@@ -127,7 +127,7 @@ def _window(rng: Generator, number: int, dilates: bool) -> Window:
 # --- convolution
 
 
-def _weights(rng: Generator, kernel: tuple[int, int], inputs: int, outputs: int, kind: Any = None, **properties: Any) -> Any:
+def _weights(rng: Generator, kernel: tuple[int, ...], inputs: int, outputs: int, kind: Any = None, **properties: Any) -> Any:
     descriptor = (kind or mpsnn.MPSCNNConvolutionDescriptor)(kernel[1], kernel[0], inputs, outputs, **properties)
     weights = mpsnn.ConvolutionWeights(descriptor, seed=int(rng.integers(1 << 30)), label="weights")
     weights.set_values(biases=rng.normal(size=outputs).astype(np.float32))
@@ -267,8 +267,9 @@ def _normalization(name: str, rng: Generator, number: int) -> Case:
     groups = int(rng.integers(1, 4)) if "Group" in name else 1
     channels = groups * int(rng.integers(1, 4))
     shape = (int(rng.integers(1, 4)), int(rng.integers(2, 5)), int(rng.integers(3, 6)), channels)
-    options = {"label": "parameters", "epsilon": [1e-5, 1e-2][number % 2]}
-    flags = None
+    options: dict[str, Any] = {"label": "parameters", "epsilon": [1e-5, 1e-2][number % 2]}
+    flags: Any = None
+    source: Any
     if "Batch" in name:
         source = mpsnn.BatchNormalizationWeights(channels, **options)
         source.set_values(mean=rng.normal(size=channels).astype(np.float32), variance=rng.uniform(0.5, 2, channels).astype(np.float32))
@@ -306,7 +307,7 @@ def _softmax(name: str, rng: Generator, number: int) -> Case:
 
 @_makes("MPSCNNDropoutNode")
 def _dropout(name: str, rng: Generator, number: int) -> Case:
-    stride = tuple(int(n) for n in rng.integers(0, 2, 3)) if number else (1, 1, 1)
+    stride: Any = tuple(int(n) for n in rng.integers(0, 2, 3)) if number else (1, 1, 1)
     keep = [0.5, 0.75, 0.25][number % 3]
     node = mpsnn.MPSCNNDropoutNode(_inputs(1)[0], keep, int(rng.integers(1 << 30)), stride)
     return Case(name, f"kept with {keep}, mask strides {stride}", node, [(*_size(rng), int(rng.integers(1, 6)))])

@@ -171,11 +171,12 @@ def _gram(x: Tensor, g: Any) -> Tensor:
 
 def _result(case: Case, images: list[Tensor], p: dict[str, Tensor], labels: list[np.ndarray]) -> Tensor | None:
     """None where PyTorch has no such operation."""
-    name, g, x = case.node_class, case.geometry, images[0]
+    name, x = case.node_class, images[0]
+    g: Any = case.geometry
     if name.startswith("MPSCNNNeuron"):
         return _neuron(name[len("MPSCNNNeuron") : -len("Node")], x, g)
     if name in ("MPSNNAdditionNode", "MPSNNSubtractionNode", "MPSNNMultiplicationNode"):
-        return _arithmetic(name[len("MPSNN") : -len("Node")], *images, g)
+        return _arithmetic(name[len("MPSNN") : -len("Node")], images[0], images[1], g)
     functions: dict[str, Callable[[], Tensor]] = {
         "MPSCNNConvolutionNode": lambda: _convolution(x, p, g),
         "MPSCNNFullyConnectedNode": lambda: F.conv2d(x, _kernel(p), p["biases"]),

@@ -19,14 +19,15 @@ one is taken, and a tensor in which no element could be checked fails.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
 from mpsnn._errors import make_error
-from mpsnn._gradient_graph import GradientGraph, Step
+from mpsnn._gradient_graph import GradientGraph, Step, Target
 
 Draw = Callable[[np.random.Generator, tuple[int, ...]], np.ndarray]
 
@@ -280,7 +281,7 @@ class _Check:
         order = [tuple(map(int, np.unravel_index(int(n), shape))) for n in self.rng.permutation(size)[: 2 * self.samples + 2]]
         chosen = [index for index in dict.fromkeys([worst, largest, *order]) if not at_kink[index]]
         engine_ratio = row.against_reference
-        with self.wired.varying(i) as function:
+        with _varying(self.wired, i) as function:
             for index in chosen:
                 if row.differenced >= self.samples:
                     break
@@ -316,7 +317,49 @@ class _Check:
         return change, size
 
     def factors(self) -> list[np.ndarray]:
-        return [np.broadcast_to(self.incoming if factor is None else factor, a.shape) for a, factor in zip(self.reference.outputs, self.reference.factors, strict=True)]
+        incoming = np.ones(1) if self.incoming is None else self.incoming
+        return [np.broadcast_to(incoming if factor is None else factor, a.shape) for a, factor in zip(self.reference.outputs, self.reference.factors, strict=True)]
+
+
+@contextmanager
+def _varying(wired: GradientGraph, i: int) -> Iterator[_Varying]:
+    """A function of (index, offset, images, incoming, labels) that runs the reference engine with one number changed."""
+    target = wired.targets[i]
+    kept = None if target.source is None else np.array(target.source.values[target.name], np.float32)
+    number = next((n for n, image in enumerate(wired.inputs) if target.source is None and image is wired.gradients[i][0]), 0)
+    try:
+        yield _Varying(wired, target, number, kept)
+    finally:
+        if kept is not None:
+            target.source.set_values(**{target.name: kept})
+            wired.reload()
+
+
+class _Varying:
+    def __init__(self, wired: GradientGraph, target: Target, number: int, kept: np.ndarray | None):
+        self.wired, self.target, self.number, self.kept = wired, target, number, kept
+        self.images: list[np.ndarray] = []
+
+    def value(self, index: tuple[int, ...]) -> float:
+        return float(self.kept[index] if self.kept is not None else self.images[self.number][index])
+
+    def moved(self, index: tuple[int, ...], offset: float) -> float:
+        """How far an offset really goes: parameters are float32, in which a sum with a tiny number is rounded."""
+        return (float(np.float32(self.value(index) + offset)) if self.kept is not None else self.value(index) + offset) - self.value(index)
+
+    def __call__(self, index: tuple[int, ...], offset: float, images: list[np.ndarray], incoming: np.ndarray | None, labels: list[np.ndarray]) -> Step:
+        self.images = images
+        full = not self.wired.is_forward_enough(images, incoming, labels)
+        if self.kept is None:
+            images = list(images)
+            images[self.number] = images[self.number].copy()
+            images[self.number][index] += offset
+        else:
+            moved = self.kept.copy()
+            moved[index] = self.value(index) + self.moved(index, offset)
+            self.target.source.set_values(**{self.target.name: moved})
+            self.wired.reload()
+        return self.wired.run("reference", images, incoming if full else None, labels, gradients=full)
 
 
 def _difference(check: _Check, function: Any, index: tuple[int, ...], threshold: float, step: float) -> tuple[float, float, str] | str:

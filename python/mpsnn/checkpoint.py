@@ -29,14 +29,20 @@ Sources = Mapping[str, Any]
 def parameters(source: Any) -> dict[str, np.ndarray]:
     """The current values of a data source by name: views, not copies.
 
-    Raises WeightError for a data source that is neither ConvolutionWeights nor BatchNormalizationWeights: its values are its own.
+    Raises WeightError for a data source of the application's own: only it knows its values.
     """
-    if not isinstance(source, mpsnn.ConvolutionWeights | mpsnn.BatchNormalizationWeights):
+    ours = (
+        mpsnn.ConvolutionWeights,
+        mpsnn.BatchNormalizationWeights,
+        mpsnn.InstanceNormalizationWeights,
+        mpsnn.GroupNormalizationWeights,
+    )
+    if not isinstance(source, ours):
         label = source.label()
         raise make_error(
             "WeightError",
             f'the data source "{label}" cannot be saved: only it knows its values.',
-            expected="ConvolutionWeights or BatchNormalizationWeights",
+            expected="one of " + ", ".join(kind.__name__ for kind in ours),
             actual=type(source).__name__,
             hint="save it yourself and train without a checkpoint",
             label=label,

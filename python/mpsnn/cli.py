@@ -327,9 +327,10 @@ def _print_checks(results: list[Any], torch: bool) -> None:
         table.add_column(name, justify="right" if 0 < number < len(check_table.head(torch)) - 1 else "left")
     for result in results:
         table.add_row(*result.cells(torch), style=None if result.passed else "bold red")
-    # Names and verdicts stay whole when the output is a file.
     console = Console(highlight=False)
-    console.print(table, no_wrap=True) if console.is_terminal else Console(highlight=False, width=140).print(table)
+    if not console.is_terminal:
+        console = Console(highlight=False, width=160)  # names stay whole in a file
+    console.print(table)
 
 
 @app.command()

@@ -36,6 +36,10 @@ class MPSNN_API CNNConvolutionDataSource {
   virtual void purge() {}
   virtual std::string label() { return {}; }
   virtual CNNWeightsQuantizationType weights_quantization_type() { return CNNWeightsQuantizationType::None; }
+  /// The only layout that exists.
+  virtual CNNConvolutionWeightsLayout weights_layout() { return CNNConvolutionWeightsLayout::OHWI; }
+  /// Precision that kernels may use for the weights. The engines here use all of float32 whatever it says.
+  virtual DataType kernel_weights_data_type() { return DataType::Float32; }
   /// 256 floats, with LookupTable.
   virtual WeightArray lookup_table_for_uint8_kernel() { return {}; }
   /// Pairs (lower, upper), one per output channel, with Linear.
@@ -92,8 +96,8 @@ class MPSNN_API CNNAffineDataSource {
   virtual std::string label() { return {}; }
   /// FLT_MIN unless overridden, as in MPS.
   virtual float epsilon() { return 1.17549435e-38f; }
-  /// Groups of consecutive channels that share statistics; 0 makes every channel its own.
-  virtual int group_count() { return 0; }
+  /// Groups of consecutive channels that share statistics.
+  virtual int group_count() = 0;
   /// CPU style: true when the source took new values, which the graph then reads.
   virtual bool update_gamma_and_beta(const StateBatch& states);
   /// GPU style: records work on the command buffer; returns a state that will hold the new values, or null.
@@ -105,6 +109,7 @@ using AffineDataSourcePtr = std::shared_ptr<CNNAffineDataSource>;
 class MPSNN_API CNNInstanceNormalizationDataSource : public CNNAffineDataSource {
  public:
   ~CNNInstanceNormalizationDataSource() override;
+  int group_count() override { return number_of_feature_channels(); }
 };
 /// MPSCNNGroupNormalizationDataSource. The groups must divide the channels.
 class MPSNN_API CNNGroupNormalizationDataSource : public CNNAffineDataSource {

@@ -62,6 +62,8 @@ class MPSNN_API NNGraph {
   ImageFeatureChannelFormat format = ImageFeatureChannelFormat::Float32;
   KernelOptions options = KernelOptions::None;
   bool output_state_is_temporary = false;
+  /// Who makes the result image. Never null.
+  ImageAllocatorPtr destination_image_allocator = Image::default_allocator();
   /// Also watches result images: a step that makes a NaN or Inf anywhere ends in a DeviceError that names the first node that made
   /// it. A step that trains always watches its losses and weight gradients (one pass over them): no weight changes when one is not
   /// finite.
@@ -75,6 +77,9 @@ class MPSNN_API NNGraph {
   HandlePtr result_handle() const;
   bool result_image_is_needed() const;
   std::size_t result_count() const;
+  /// How many nodes read the source image (state) at this position of the handle lists.
+  std::size_t read_count_for_source_image_at_index(std::size_t index) const;
+  std::size_t read_count_for_source_state_at_index(std::size_t index) const;
 
   /// Records one step. All images have the same number of images. Throws before anything is recorded.
   EncodedResults encode(CommandBuffer& command_buffer, const std::vector<ImagePtr>& source_images, const std::vector<StatePtr>& source_states = {});

@@ -67,6 +67,23 @@ class MPSNN_API Buffer {
   ElementType type_ = ElementType::float32;
 };
 
+/// MPSImageAllocator: who makes an image. The two that MPS predefines exist, and no others: this engine gives every image that
+/// leaves a graph memory of its own and lays out the rest itself, so the choice is kept and saved for engines that follow it.
+class MPSNN_API ImageAllocator {
+ public:
+  ImageAllocator(const ImageAllocator&) = delete;
+  ImageAllocator& operator=(const ImageAllocator&) = delete;
+  /// True for MPSTemporaryImage's.
+  bool is_temporary() const { return is_temporary_; }
+
+ private:
+  friend class Image;
+  friend class TemporaryImage;
+  explicit ImageAllocator(bool is_temporary) : is_temporary_(is_temporary) {}
+  bool is_temporary_;
+};
+using ImageAllocatorPtr = std::shared_ptr<ImageAllocator>;
+
 /// MPSImage: a batch of images in N, H, W, C order. A view: it may own its memory or share another owner's.
 class MPSNN_API Image {
  public:
@@ -83,6 +100,8 @@ class MPSNN_API Image {
   const Buffer& buffer() const { return buffer_; }
   ElementType type() const { return buffer_.type(); }
   float* floats() const { return buffer_.floats(); }
+  /// For images that last.
+  static ImageAllocatorPtr default_allocator();
 
   std::string label;
 
@@ -91,5 +110,12 @@ class MPSNN_API Image {
   Buffer buffer_;
 };
 using ImagePtr = std::shared_ptr<Image>;
+
+/// MPSTemporaryImage: only its allocator; no engine here makes images that a step takes back.
+class MPSNN_API TemporaryImage {
+ public:
+  TemporaryImage() = delete;
+  static ImageAllocatorPtr default_allocator();
+};
 
 }  // namespace mpsnn

@@ -180,8 +180,8 @@ class MPSNN_API InstanceNormalizationWeights final : public AffineWeightsSource<
 /// Gamma and beta of a group normalization.
 class MPSNN_API GroupNormalizationWeights final : public AffineWeightsSource<CNNGroupNormalizationDataSource> {
  public:
-  GroupNormalizationWeights(int feature_channels, int groups, std::string label, float epsilon = 1e-5f)
-      : AffineWeightsSource(feature_channels, std::move(label), epsilon, "GroupNormalizationWeights"), groups_(groups) {}
+  /// Throws OptionError when the groups do not divide the channels.
+  GroupNormalizationWeights(int feature_channels, int groups, std::string label, float epsilon = 1e-5f);
   int number_of_groups() override { return groups_; }
 
  private:

@@ -158,6 +158,29 @@ std::vector<HandlePtr> handles(const std::vector<Node*>& nodes, HandleOf handle_
 std::vector<HandlePtr> NNGraph::source_image_handles() const {
   return handles(impl_->source_images, [&](const HandlePtr& handle, const void* node) { return impl_->handle_of(handle, node); });
 }
+namespace {
+
+void require_index(std::size_t index, std::size_t count, const char* what) {
+  if (index >= count)
+    throw GraphError(std::string("the graph has no ") + what + " " + std::to_string(index) + ".",
+                     {.node = "MPSNNGraph", .expected = "an index below " + std::to_string(count), .actual = std::to_string(index), .hint = "see the list of handles"});
+}
+
+}  // namespace
+
+std::size_t NNGraph::read_count_for_source_image_at_index(std::size_t index) const {
+  require_index(index, impl_->source_images.size(), "source image");
+  std::size_t count = 0;
+  for (const FilterNodePtr& node : impl_->nodes)
+    for (const ImageNodePtr& source : node->sources()) count += source.get() == impl_->source_images[index];
+  return count;
+}
+
+std::size_t NNGraph::read_count_for_source_state_at_index(std::size_t index) const {
+  require_index(index, impl_->source_states.size(), "source state");
+  return 1;  // a loss node has a placeholder of its own
+}
+
 std::vector<HandlePtr> NNGraph::source_state_handles() const {
   return handles(impl_->source_states, [&](const HandlePtr& handle, const void* node) { return impl_->handle_of(handle, node); });
 }

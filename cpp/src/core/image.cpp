@@ -58,6 +58,16 @@ const Shape& possible(const Shape& shape) {
 
 }  // namespace
 
+ImageAllocatorPtr Image::default_allocator() {
+  static const ImageAllocatorPtr allocator(new ImageAllocator(false));
+  return allocator;
+}
+
+ImageAllocatorPtr TemporaryImage::default_allocator() {
+  static const ImageAllocatorPtr allocator(new ImageAllocator(true));
+  return allocator;
+}
+
 Image::Image(Shape shape, ElementType type) : shape_(possible(shape)), buffer_(shape.count(), type) {}
 
 Image::Image(Shape shape, Buffer buffer) : shape_(shape), buffer_(std::move(buffer)) {

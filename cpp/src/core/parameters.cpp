@@ -173,11 +173,10 @@ void ParameterStore::declare_affine(const NNFilterNode& node, const AffineDataSo
   values->epsilon = source->epsilon();
   if (values->channels < 1)
     fail(values->label, kAffineProtocol, "number_of_feature_channels must be at least 1.", ">= 1", std::to_string(values->channels), "give the image's channels");
-  const int groups = source->group_count();
-  values->groups = groups == 0 ? values->channels : groups;
-  if (groups < 0 || values->channels % values->groups != 0)
+  values->groups = source->group_count();
+  if (values->groups < 1 || values->channels % values->groups != 0)
     fail(values->label, kAffineProtocol, "number_of_groups must divide the feature channels.", "a divisor of " + std::to_string(values->channels),
-         std::to_string(groups), "number_of_groups=1, or another divisor");
+         std::to_string(values->groups), "number_of_groups=1, or another divisor");
   values->gamma = reserve(parameters_end_, {1, 1, 1, values->channels}, values->label + ".gamma");
   values->beta = reserve(parameters_end_, {1, 1, 1, values->channels}, values->label + ".beta");
   affines_.push_back(std::move(values));

@@ -45,6 +45,7 @@ Json image_json(const NNImageNode& image) {
   Json::Object object;
   write_tags(object, image);
   object.emplace("format", enum_json(image.format));
+  if (!image.image_allocator->is_temporary()) object.emplace("is_persistent", true);
   if (image.stop_gradient) object.emplace("stop_gradient", true);
   return object;
 }
@@ -85,6 +86,7 @@ void read_tags(Node& node, const Json& json) {
 void read_image(NNImageNode& image, const Json& json) {
   read_tags(image, json);
   image.format = JsonFields(json).enumeration<ImageFeatureChannelFormat>("format", 4);
+  image.image_allocator = json.has("is_persistent") ? Image::default_allocator() : TemporaryImage::default_allocator();
   image.stop_gradient = json.has("stop_gradient");
 }
 

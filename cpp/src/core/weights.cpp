@@ -338,4 +338,12 @@ bool AffineWeights::apply(const CNNAffineDataSource::StateBatch& states) {
   return true;
 }
 
+GroupNormalizationWeights::GroupNormalizationWeights(int feature_channels, int groups, std::string label, float epsilon)
+    : AffineWeightsSource(feature_channels, std::move(label), epsilon, "GroupNormalizationWeights"), groups_(groups) {
+  if (groups < 1 || feature_channels % groups != 0)
+    throw OptionError("GroupNormalizationWeights \"" + this->label() + "\": the number of groups must divide the feature channels.",
+                      {.node = "GroupNormalizationWeights", .label = this->label(), .expected = "a divisor of " + std::to_string(feature_channels),
+                       .actual = std::to_string(groups), .hint = "1, or another divisor"});
+}
+
 }  // namespace mpsnn

@@ -66,7 +66,7 @@ void require_stride(const NNFilterNode& node, const PlanBuilder& plan, int strid
 NNBinaryArithmeticNode::NNBinaryArithmeticNode(std::vector<ImageNodePtr> sources, ArithmeticKind kind, const char* class_name)
     : NNFilterNode(two(std::move(sources), class_name), {}), kind_(kind) {}
 
-const char* NNBinaryArithmeticNode::gradient_class() const { fail<GraphError>(std::string(class_name()) + " has no gradient class."); }
+const char* NNBinaryArithmeticNode::gradient_class() const { return nullptr; }
 
 GradientFilterNodePtr NNBinaryArithmeticNode::gradient_filter(const std::vector<ImageNodePtr>&) {
   fail<GraphError>("has two gradient nodes, one per source.", "gradient_filters()", "gradient_filter()", "call gradient_filters()");

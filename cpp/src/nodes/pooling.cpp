@@ -109,7 +109,7 @@ std::vector<GradientFilterNodePtr> CNNDilatedPoolingMaxNode::make_gradient_filte
 }
 
 CNNDilatedPoolingMaxGradientNode::CNNDilatedPoolingMaxGradientNode(ImageNodePtr source_gradient, ImageNodePtr source_image,
-                                                                   std::shared_ptr<NNGradientStateNode> gradient_state, WindowSize window)
-    : CNNPoolingGradientNode(std::move(source_gradient), std::move(source_image), std::move(gradient_state), window, nullptr, PoolingKind::max) {}
+                                                                   std::shared_ptr<NNGradientStateNode> gradient_state, WindowSize window, PaddingPtr policy)
+    : CNNPoolingGradientNode(std::move(source_gradient), std::move(source_image), std::move(gradient_state), window, std::move(policy), PoolingKind::max) {}
 
 }  // namespace mpsnn

@@ -24,7 +24,7 @@ class MPSNN_API NNBinaryArithmeticNode : public NNFilterNode, public ArithmeticP
  public:
   void lower(PlanBuilder& plan) const override;
   Json parameters() const override;
-  /// Apple's name of the gradient class; throws GraphError where none exists.
+  /// Apple's name of the gradient class; null where none exists.
   virtual const char* gradient_class() const;
   /// Throws GraphError: an arithmetic node has two gradients, gradient_filters() returns them.
   GradientFilterNodePtr gradient_filter(const std::vector<ImageNodePtr>& source_gradients) override;

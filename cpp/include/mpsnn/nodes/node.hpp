@@ -9,6 +9,7 @@
 #include "mpsnn/data_source.hpp"
 #include "mpsnn/enums.hpp"
 #include "mpsnn/error.hpp"
+#include "mpsnn/image.hpp"
 #include "mpsnn/padding.hpp"
 
 /// What every node is: images and states between filters, and filters that make gradients of themselves.
@@ -40,6 +41,8 @@ class MPSNN_API NNImageNode {
   HandlePtr handle;
   /// None takes the graph's format.
   ImageFeatureChannelFormat format = ImageFeatureChannelFormat::None;
+  /// Never null. The graph's destination_image_allocator takes its place for the result.
+  ImageAllocatorPtr image_allocator = TemporaryImage::default_allocator();
   bool export_from_graph = false;
   bool synchronize_resource = false;
   bool stop_gradient = false;

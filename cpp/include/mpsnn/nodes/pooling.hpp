@@ -124,7 +124,7 @@ class MPSNN_API CNNDilatedPoolingMaxNode final : public NNFilterNode {
 class MPSNN_API CNNDilatedPoolingMaxGradientNode final : public CNNPoolingGradientNode {
  public:
   CNNDilatedPoolingMaxGradientNode(ImageNodePtr source_gradient, ImageNodePtr source_image, std::shared_ptr<NNGradientStateNode> gradient_state,
-                                   WindowSize window);
+                                   WindowSize window, PaddingPtr padding_policy = nullptr);
   const char* class_name() const override { return "MPSCNNDilatedPoolingMaxGradientNode"; }
   int dilation_rate_x() const { return window().dilation_rate_x; }
   int dilation_rate_y() const { return window().dilation_rate_y; }

@@ -49,7 +49,7 @@ double channel_denominator(const CrossChannelNormalizationOp& op, const Shape& s
     const int q = source_pixel(op.channels, c, t, ImageEdgeMode::Zero);
     if (q >= 0) squares += x[at(shape, n, i, j, q)] * x[at(shape, n, i, j, q)];
   }
-  return op.delta + op.alpha / op.channels.kernel * squares;
+  return op.delta + static_cast<double>(op.alpha) / op.channels.kernel * squares;
 }
 
 }  // namespace
