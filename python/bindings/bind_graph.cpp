@@ -174,7 +174,7 @@ Data sources are loaded now. Raises GraphError for nodes that cannot be run, Wei
       .def_readwrite("output_state_is_temporary", &NNGraph::output_state_is_temporary)
       .def_property("destination_image_allocator", [](const NNGraph& g) { return g.destination_image_allocator; },
                     [](NNGraph& g, const ImageAllocatorPtr& allocator) { g.destination_image_allocator = allocator_of(allocator); }, "Who makes the result image.")
-      .def("read_count_for_source_image_at_index", &NNGraph::read_count_for_source_image_at_index, "index"_a, "How many nodes read this source image.")
+      .def("read_count_for_source_image_at_index", &NNGraph::read_count_for_source_image_at_index, "index"_a, "By how much an encode lowers the read count of this temporary source image.")
       .def("read_count_for_source_state_at_index", &NNGraph::read_count_for_source_state_at_index, "index"_a)
       .def_readwrite("trap_nonfinite", &NNGraph::trap_nonfinite,
                      "Watch result images too: a NaN or Inf ends the step in a DeviceError that names the first node that made it. Steps that train "

@@ -41,8 +41,8 @@ PYBIND11_MODULE(_mpsnn, m) {
   m.doc() = "CNN graphs with the node classes of Apple's Metal Performance Shaders: the compiled part of mpsnn.";
   py::register_exception_translator(translate);
   bind_enums(m);
-  bind_geometry(m);
   bind_image(m);
+  bind_geometry(m);
   bind_device(m);
   bind_data_source(m);
   bind_weights(m);

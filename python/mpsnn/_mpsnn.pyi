@@ -7,7 +7,7 @@ from __future__ import annotations
 import collections.abc
 import enum
 import typing
-__all__: list[str] = ['Axis', 'BatchNormalizationWeights', 'CommandBuffer', 'CommandQueue', 'ConvolutionWeights', 'Device', 'ExplicitPadding', 'MPSAliasingStrategy', 'MPSCNNBatchNormalizationDataSource', 'MPSCNNBatchNormalizationFlags', 'MPSCNNBatchNormalizationGradientNode', 'MPSCNNBatchNormalizationNode', 'MPSCNNBatchNormalizationState', 'MPSCNNBinaryConvolutionFlags', 'MPSCNNBinaryConvolutionType', 'MPSCNNConvolutionDataSource', 'MPSCNNConvolutionDescriptor', 'MPSCNNConvolutionFlags', 'MPSCNNConvolutionGradientNode', 'MPSCNNConvolutionGradientOption', 'MPSCNNConvolutionGradientState', 'MPSCNNConvolutionGradientStateNode', 'MPSCNNConvolutionNode', 'MPSCNNConvolutionTransposeGradientNode', 'MPSCNNConvolutionTransposeGradientStateNode', 'MPSCNNConvolutionTransposeNode', 'MPSCNNConvolutionWeightsAndBiasesState', 'MPSCNNConvolutionWeightsLayout', 'MPSCNNDepthWiseConvolutionDescriptor', 'MPSCNNDilatedPoolingMaxGradientNode', 'MPSCNNDilatedPoolingMaxNode', 'MPSCNNDropoutGradientNode', 'MPSCNNDropoutNode', 'MPSCNNFullyConnectedGradientNode', 'MPSCNNFullyConnectedNode', 'MPSCNNKernel', 'MPSCNNLogSoftMaxGradientNode', 'MPSCNNLogSoftMaxNode', 'MPSCNNLossDescriptor', 'MPSCNNLossLabels', 'MPSCNNLossNode', 'MPSCNNLossType', 'MPSCNNNeuronAbsoluteNode', 'MPSCNNNeuronELUNode', 'MPSCNNNeuronExponentialNode', 'MPSCNNNeuronGeLUNode', 'MPSCNNNeuronGradientNode', 'MPSCNNNeuronHardSigmoidNode', 'MPSCNNNeuronLinearNode', 'MPSCNNNeuronLogarithmNode', 'MPSCNNNeuronNode', 'MPSCNNNeuronPReLUNode', 'MPSCNNNeuronPowerNode', 'MPSCNNNeuronReLUNNode', 'MPSCNNNeuronReLUNode', 'MPSCNNNeuronSigmoidNode', 'MPSCNNNeuronSoftPlusNode', 'MPSCNNNeuronSoftSignNode', 'MPSCNNNeuronTanHNode', 'MPSCNNNeuronType', 'MPSCNNNormalizationGammaAndBetaState', 'MPSCNNNormalizationMeanAndVarianceState', 'MPSCNNPoolingAverageGradientNode', 'MPSCNNPoolingAverageNode', 'MPSCNNPoolingGradientNode', 'MPSCNNPoolingL2NormGradientNode', 'MPSCNNPoolingL2NormNode', 'MPSCNNPoolingMaxGradientNode', 'MPSCNNPoolingMaxNode', 'MPSCNNPoolingNode', 'MPSCNNReductionType', 'MPSCNNSoftMaxGradientNode', 'MPSCNNSoftMaxNode', 'MPSCNNSubPixelConvolutionDescriptor', 'MPSCNNWeightsQuantizationType', 'MPSDataLayout', 'MPSDataType', 'MPSFloatDataTypeBit', 'MPSFloatDataTypeShift', 'MPSImage', 'MPSImageDescriptor', 'MPSImageEdgeMode', 'MPSImageFeatureChannelFormat', 'MPSKernelOptions', 'MPSNNAdditionGradientNode', 'MPSNNAdditionNode', 'MPSNNArithmeticGradientNode', 'MPSNNArithmeticGradientStateNode', 'MPSNNBinaryArithmeticNode', 'MPSNNBinaryGradientStateNode', 'MPSNNComparisonType', 'MPSNNConcatenationGradientNode', 'MPSNNConcatenationNode', 'MPSNNConvolutionAccumulatorPrecisionOption', 'MPSNNDefaultPadding', 'MPSNNFilterNode', 'MPSNNForwardLossNode', 'MPSNNGradientFilterNode', 'MPSNNGradientState', 'MPSNNGradientStateNode', 'MPSNNGraph', 'MPSNNImageNode', 'MPSNNInitialGradientNode', 'MPSNNLabelsNode', 'MPSNNLossGradientNode', 'MPSNNMultiaryGradientStateNode', 'MPSNNMultiplicationGradientNode', 'MPSNNMultiplicationNode', 'MPSNNNeuronDescriptor', 'MPSNNOptimizer', 'MPSNNOptimizerAdam', 'MPSNNOptimizerDescriptor', 'MPSNNOptimizerRMSProp', 'MPSNNOptimizerStochasticGradientDescent', 'MPSNNPadding', 'MPSNNPaddingMethod', 'MPSNNRegularizationType', 'MPSNNStateNode', 'MPSNNSubtractionGradientNode', 'MPSNNSubtractionNode', 'MPSNNTrainingStyle', 'MPSPurgeableState', 'MPSState', 'MPSStateResourceType', 'MPSVector', 'MTLCommandBufferStatus', 'PlanReport', 'PlannedOperation', 'default_device', 'devices', 'instruction_set', 'load_result_images', 'num_threads', 'resolve_axis', 'resolve_reverse_axis', 'set_num_threads']
+__all__: list[str] = ['AffineDataSource', 'Axis', 'BatchNormalizationWeights', 'CommandBuffer', 'CommandQueue', 'ConvolutionWeights', 'Device', 'ExplicitPadding', 'GroupNormalizationWeights', 'InstanceNormalizationWeights', 'MPSAliasingStrategy', 'MPSCNNBatchNormalizationDataSource', 'MPSCNNBatchNormalizationFlags', 'MPSCNNBatchNormalizationGradientNode', 'MPSCNNBatchNormalizationNode', 'MPSCNNBatchNormalizationState', 'MPSCNNBinaryConvolutionFlags', 'MPSCNNBinaryConvolutionNode', 'MPSCNNBinaryConvolutionType', 'MPSCNNBinaryFullyConnectedNode', 'MPSCNNConvolutionDataSource', 'MPSCNNConvolutionDescriptor', 'MPSCNNConvolutionFlags', 'MPSCNNConvolutionGradientNode', 'MPSCNNConvolutionGradientOption', 'MPSCNNConvolutionGradientState', 'MPSCNNConvolutionGradientStateNode', 'MPSCNNConvolutionNode', 'MPSCNNConvolutionTransposeGradientNode', 'MPSCNNConvolutionTransposeGradientStateNode', 'MPSCNNConvolutionTransposeNode', 'MPSCNNConvolutionWeightsAndBiasesState', 'MPSCNNConvolutionWeightsLayout', 'MPSCNNCrossChannelNormalizationGradientNode', 'MPSCNNCrossChannelNormalizationNode', 'MPSCNNDepthWiseConvolutionDescriptor', 'MPSCNNDilatedPoolingMaxGradientNode', 'MPSCNNDilatedPoolingMaxNode', 'MPSCNNDropoutGradientNode', 'MPSCNNDropoutNode', 'MPSCNNFullyConnectedGradientNode', 'MPSCNNFullyConnectedNode', 'MPSCNNGroupNormalizationDataSource', 'MPSCNNGroupNormalizationGradientNode', 'MPSCNNGroupNormalizationGradientState', 'MPSCNNGroupNormalizationNode', 'MPSCNNInstanceNormalizationDataSource', 'MPSCNNInstanceNormalizationGradientNode', 'MPSCNNInstanceNormalizationGradientState', 'MPSCNNInstanceNormalizationNode', 'MPSCNNKernel', 'MPSCNNLocalContrastNormalizationGradientNode', 'MPSCNNLocalContrastNormalizationNode', 'MPSCNNLogSoftMaxGradientNode', 'MPSCNNLogSoftMaxNode', 'MPSCNNLossDescriptor', 'MPSCNNLossLabels', 'MPSCNNLossNode', 'MPSCNNLossType', 'MPSCNNNeuronAbsoluteNode', 'MPSCNNNeuronELUNode', 'MPSCNNNeuronExponentialNode', 'MPSCNNNeuronGeLUNode', 'MPSCNNNeuronGradientNode', 'MPSCNNNeuronHardSigmoidNode', 'MPSCNNNeuronLinearNode', 'MPSCNNNeuronLogarithmNode', 'MPSCNNNeuronNode', 'MPSCNNNeuronPReLUNode', 'MPSCNNNeuronPowerNode', 'MPSCNNNeuronReLUNNode', 'MPSCNNNeuronReLUNode', 'MPSCNNNeuronSigmoidNode', 'MPSCNNNeuronSoftPlusNode', 'MPSCNNNeuronSoftSignNode', 'MPSCNNNeuronTanHNode', 'MPSCNNNeuronType', 'MPSCNNNormalizationGammaAndBetaState', 'MPSCNNNormalizationMeanAndVarianceState', 'MPSCNNNormalizationNode', 'MPSCNNPoolingAverageGradientNode', 'MPSCNNPoolingAverageNode', 'MPSCNNPoolingGradientNode', 'MPSCNNPoolingL2NormGradientNode', 'MPSCNNPoolingL2NormNode', 'MPSCNNPoolingMaxGradientNode', 'MPSCNNPoolingMaxNode', 'MPSCNNPoolingNode', 'MPSCNNReductionType', 'MPSCNNSoftMaxGradientNode', 'MPSCNNSoftMaxNode', 'MPSCNNSpatialNormalizationGradientNode', 'MPSCNNSpatialNormalizationNode', 'MPSCNNSubPixelConvolutionDescriptor', 'MPSCNNUpsamplingBilinearGradientNode', 'MPSCNNUpsamplingBilinearNode', 'MPSCNNUpsamplingNearestGradientNode', 'MPSCNNUpsamplingNearestNode', 'MPSCNNWeightsQuantizationType', 'MPSCNNYOLOLossDescriptor', 'MPSCNNYOLOLossNode', 'MPSDataLayout', 'MPSDataType', 'MPSFloatDataTypeBit', 'MPSFloatDataTypeShift', 'MPSImage', 'MPSImageAllocator', 'MPSImageCoordinate', 'MPSImageDescriptor', 'MPSImageEdgeMode', 'MPSImageFeatureChannelFormat', 'MPSKernelOptions', 'MPSNNAdditionGradientNode', 'MPSNNAdditionNode', 'MPSNNArithmeticGradientNode', 'MPSNNArithmeticGradientStateNode', 'MPSNNBilinearScaleNode', 'MPSNNBinaryArithmeticNode', 'MPSNNBinaryGradientStateNode', 'MPSNNComparisonNode', 'MPSNNComparisonType', 'MPSNNConcatenationGradientNode', 'MPSNNConcatenationNode', 'MPSNNConvolutionAccumulatorPrecisionOption', 'MPSNNDefaultPadding', 'MPSNNDivisionNode', 'MPSNNFilterNode', 'MPSNNForwardLossNode', 'MPSNNGradientFilterNode', 'MPSNNGradientState', 'MPSNNGradientStateNode', 'MPSNNGramMatrixCalculationGradientNode', 'MPSNNGramMatrixCalculationNode', 'MPSNNGraph', 'MPSNNImageNode', 'MPSNNInitialGradientNode', 'MPSNNLabelsNode', 'MPSNNLanczosScaleNode', 'MPSNNLossGradientNode', 'MPSNNMultiaryGradientStateNode', 'MPSNNMultiplicationGradientNode', 'MPSNNMultiplicationNode', 'MPSNNNeuronDescriptor', 'MPSNNOptimizer', 'MPSNNOptimizerAdam', 'MPSNNOptimizerDescriptor', 'MPSNNOptimizerRMSProp', 'MPSNNOptimizerStochasticGradientDescent', 'MPSNNPadGradientNode', 'MPSNNPadNode', 'MPSNNPadding', 'MPSNNPaddingMethod', 'MPSNNReductionColumnMaxNode', 'MPSNNReductionColumnMeanNode', 'MPSNNReductionColumnMinNode', 'MPSNNReductionColumnSumNode', 'MPSNNReductionFeatureChannelsArgumentMaxNode', 'MPSNNReductionFeatureChannelsArgumentMinNode', 'MPSNNReductionFeatureChannelsMaxNode', 'MPSNNReductionFeatureChannelsMeanNode', 'MPSNNReductionFeatureChannelsMinNode', 'MPSNNReductionFeatureChannelsSumNode', 'MPSNNReductionRowMaxNode', 'MPSNNReductionRowMeanNode', 'MPSNNReductionRowMinNode', 'MPSNNReductionRowSumNode', 'MPSNNReductionSpatialMeanGradientNode', 'MPSNNReductionSpatialMeanNode', 'MPSNNRegularizationType', 'MPSNNReshapeGradientNode', 'MPSNNReshapeNode', 'MPSNNScaleNode', 'MPSNNStateNode', 'MPSNNSubtractionGradientNode', 'MPSNNSubtractionNode', 'MPSNNTrainingStyle', 'MPSNNUnaryReductionNode', 'MPSPurgeableState', 'MPSRectNoClip', 'MPSScaleTransform', 'MPSState', 'MPSStateResourceType', 'MPSTemporaryImage', 'MPSVector', 'MTLCommandBufferStatus', 'MTLRegion', 'PlanReport', 'PlannedOperation', 'default_device', 'devices', 'instruction_set', 'load_result_images', 'num_threads', 'resolve_axis', 'resolve_reverse_axis', 'set_num_threads']
 class MPSAliasingStrategy(enum.IntFlag):
     Default = 0
     DontCare = 0
@@ -186,6 +186,109 @@ class MPSStateResourceType(enum.IntEnum):
     None_ = 0
     Buffer = 1
     Texture = 2
+class MPSImageAllocator:
+    """
+    Who makes an image: MPSImage.default_allocator() or MPSTemporaryImage.default_allocator().
+
+    Opaque: the choice is kept and saved. The engines here give every image that leaves a graph memory of its own.
+    """
+    def __repr__(self) -> str:
+        ...
+class MPSTemporaryImage:
+    """
+    Images that a step may take back; here only their allocator, the default of image nodes.
+    """
+    @staticmethod
+    def default_allocator() -> MPSImageAllocator:
+        ...
+class MPSImageDescriptor:
+    """
+    Size and format of an image: what a padding policy is asked about and answers with.
+    """
+    __hash__: typing.ClassVar[None] = None
+    channel_format: MPSImageFeatureChannelFormat
+    def __eq__(self, arg0: MPSImageDescriptor) -> bool:
+        ...
+    def __init__(self, channel_format: MPSImageFeatureChannelFormat, width: typing.SupportsInt | typing.SupportsIndex, height: typing.SupportsInt | typing.SupportsIndex, feature_channels: typing.SupportsInt | typing.SupportsIndex, number_of_images: typing.SupportsInt | typing.SupportsIndex = 1) -> None:
+        ...
+    @property
+    def feature_channels(self) -> int:
+        ...
+    @feature_channels.setter
+    def feature_channels(self, arg0: typing.SupportsInt | typing.SupportsIndex) -> None:
+        ...
+    @property
+    def height(self) -> int:
+        ...
+    @height.setter
+    def height(self, arg0: typing.SupportsInt | typing.SupportsIndex) -> None:
+        ...
+    @property
+    def number_of_images(self) -> int:
+        ...
+    @number_of_images.setter
+    def number_of_images(self, arg0: typing.SupportsInt | typing.SupportsIndex) -> None:
+        ...
+    @property
+    def width(self) -> int:
+        ...
+    @width.setter
+    def width(self, arg0: typing.SupportsInt | typing.SupportsIndex) -> None:
+        ...
+class MPSImage:
+    """
+    A batch of images in N, H, W, C order.
+
+    ``MPSImage(array)`` is a view of a float32 (or, for the reference engine, float64) C-contiguous array of four dimensions: no copy
+    is made, and the image keeps the array alive. Other arrays are copied to float32, which the log says. ``MPSImage(descriptor)``
+    is a zeroed image. NumPy, buffers and DLPack take it back without a copy.
+
+    >>> import numpy, mpsnn
+    >>> image = mpsnn.MPSImage(numpy.zeros((1, 28, 28, 1), numpy.float32))
+    >>> image.width, image.number_of_images
+    (28, 1)
+    """
+    label: str
+    @staticmethod
+    def default_allocator() -> MPSImageAllocator:
+        """
+        For images that last.
+        """
+    def __array__(self, dtype: typing.Any = None, copy: typing.Any = None) -> typing.Any:
+        ...
+    def __dlpack__(self, **kwargs) -> typing.Any:
+        ...
+    def __dlpack_device__(self) -> typing.Any:
+        ...
+    @typing.overload
+    def __init__(self, image_descriptor: MPSImageDescriptor) -> None:
+        ...
+    @typing.overload
+    def __init__(self, array: typing.Any) -> None:
+        ...
+    def __repr__(self) -> str:
+        ...
+    def numpy(self) -> typing.Any:
+        """
+        The numbers as an array that shares memory with the image and keeps it alive.
+        """
+    @property
+    def feature_channels(self) -> int:
+        ...
+    @property
+    def height(self) -> int:
+        ...
+    @property
+    def number_of_images(self) -> int:
+        ...
+    @property
+    def shape(self) -> tuple:
+        """
+        (N, H, W, C)
+        """
+    @property
+    def width(self) -> int:
+        ...
 class Axis:
     """
     One spatial axis of a windowed node, resolved: where each output pixel's window lies.
@@ -278,6 +381,10 @@ class MPSNNPadding:
     """
     def __init__(self) -> None:
         ...
+    def destination_image_descriptor(self, source_images: collections.abc.Sequence[MPSImageDescriptor], source_states: typing.Any, kernel: MPSCNNKernel, suggested_descriptor: MPSImageDescriptor) -> MPSImageDescriptor:
+        """
+        Asked when padding_method() has the Custom bit.
+        """
     def inverse(self) -> MPSNNPadding:
         """
         The policy of the gradient direction: valid and full change places.
@@ -322,89 +429,6 @@ class ExplicitPadding(MPSNNPadding):
         ...
     @property
     def top(self) -> int:
-        ...
-class MPSImageDescriptor:
-    """
-    Size and format of an image: what a padding policy is asked about and answers with.
-    """
-    __hash__: typing.ClassVar[None] = None
-    channel_format: MPSImageFeatureChannelFormat
-    def __eq__(self, arg0: MPSImageDescriptor) -> bool:
-        ...
-    def __init__(self, channel_format: MPSImageFeatureChannelFormat, width: typing.SupportsInt | typing.SupportsIndex, height: typing.SupportsInt | typing.SupportsIndex, feature_channels: typing.SupportsInt | typing.SupportsIndex, number_of_images: typing.SupportsInt | typing.SupportsIndex = 1) -> None:
-        ...
-    @property
-    def feature_channels(self) -> int:
-        ...
-    @feature_channels.setter
-    def feature_channels(self, arg0: typing.SupportsInt | typing.SupportsIndex) -> None:
-        ...
-    @property
-    def height(self) -> int:
-        ...
-    @height.setter
-    def height(self, arg0: typing.SupportsInt | typing.SupportsIndex) -> None:
-        ...
-    @property
-    def number_of_images(self) -> int:
-        ...
-    @number_of_images.setter
-    def number_of_images(self, arg0: typing.SupportsInt | typing.SupportsIndex) -> None:
-        ...
-    @property
-    def width(self) -> int:
-        ...
-    @width.setter
-    def width(self, arg0: typing.SupportsInt | typing.SupportsIndex) -> None:
-        ...
-class MPSImage:
-    """
-    A batch of images in N, H, W, C order.
-
-    ``MPSImage(array)`` is a view of a float32 (or, for the reference engine, float64) C-contiguous array of four dimensions: no copy
-    is made, and the image keeps the array alive. Other arrays are copied to float32, which the log says. ``MPSImage(descriptor)``
-    is a zeroed image. NumPy, buffers and DLPack take it back without a copy.
-
-    >>> import numpy, mpsnn
-    >>> image = mpsnn.MPSImage(numpy.zeros((1, 28, 28, 1), numpy.float32))
-    >>> image.width, image.number_of_images
-    (28, 1)
-    """
-    label: str
-    def __array__(self, dtype: typing.Any = None, copy: typing.Any = None) -> typing.Any:
-        ...
-    def __dlpack__(self, **kwargs) -> typing.Any:
-        ...
-    def __dlpack_device__(self) -> typing.Any:
-        ...
-    @typing.overload
-    def __init__(self, image_descriptor: MPSImageDescriptor) -> None:
-        ...
-    @typing.overload
-    def __init__(self, array: typing.Any) -> None:
-        ...
-    def __repr__(self) -> str:
-        ...
-    def numpy(self) -> typing.Any:
-        """
-        The numbers as an array that shares memory with the image and keeps it alive.
-        """
-    @property
-    def feature_channels(self) -> int:
-        ...
-    @property
-    def height(self) -> int:
-        ...
-    @property
-    def number_of_images(self) -> int:
-        ...
-    @property
-    def shape(self) -> tuple:
-        """
-        (N, H, W, C)
-        """
-    @property
-    def width(self) -> int:
         ...
 class Device:
     """
@@ -652,6 +676,76 @@ class MPSCNNLossDescriptor:
     @weight.setter
     def weight(self, arg0: typing.SupportsFloat | typing.SupportsIndex) -> None:
         ...
+class MPSCNNYOLOLossDescriptor:
+    """
+    The losses of a grid of object detectors and their scales (MPS_SEMANTICS 14.6). anchor_boxes: width and height of each, in grid units.
+    """
+    __hash__: typing.ClassVar[None] = None
+    classes_loss_descriptor: MPSCNNLossDescriptor
+    confidence_loss_descriptor: MPSCNNLossDescriptor
+    reduce_across_batch: bool
+    reduction_type: MPSCNNReductionType
+    rescore: bool
+    wh_loss_descriptor: MPSCNNLossDescriptor
+    xy_loss_descriptor: MPSCNNLossDescriptor
+    def __eq__(self, arg0: MPSCNNYOLOLossDescriptor) -> bool:
+        ...
+    def __init__(self, xy_loss_type: MPSCNNLossType, wh_loss_type: MPSCNNLossType, confidence_loss_type: MPSCNNLossType, classes_loss_type: MPSCNNLossType, reduction_type: MPSCNNReductionType, anchor_boxes: collections.abc.Sequence[typing.SupportsFloat | typing.SupportsIndex], number_of_anchor_boxes: typing.SupportsInt | typing.SupportsIndex) -> None:
+        ...
+    @property
+    def anchor_boxes(self) -> list[float]:
+        ...
+    @anchor_boxes.setter
+    def anchor_boxes(self, arg0: collections.abc.Sequence[typing.SupportsFloat | typing.SupportsIndex]) -> None:
+        ...
+    @property
+    def max_iou_for_object_absence(self) -> float:
+        ...
+    @max_iou_for_object_absence.setter
+    def max_iou_for_object_absence(self, arg0: typing.SupportsFloat | typing.SupportsIndex) -> None:
+        ...
+    @property
+    def min_iou_for_object_presence(self) -> float:
+        ...
+    @min_iou_for_object_presence.setter
+    def min_iou_for_object_presence(self, arg0: typing.SupportsFloat | typing.SupportsIndex) -> None:
+        ...
+    @property
+    def number_of_anchor_boxes(self) -> int:
+        ...
+    @number_of_anchor_boxes.setter
+    def number_of_anchor_boxes(self, arg0: typing.SupportsInt | typing.SupportsIndex) -> None:
+        ...
+    @property
+    def scale_class(self) -> float:
+        ...
+    @scale_class.setter
+    def scale_class(self, arg0: typing.SupportsFloat | typing.SupportsIndex) -> None:
+        ...
+    @property
+    def scale_no_object(self) -> float:
+        ...
+    @scale_no_object.setter
+    def scale_no_object(self, arg0: typing.SupportsFloat | typing.SupportsIndex) -> None:
+        ...
+    @property
+    def scale_object(self) -> float:
+        ...
+    @scale_object.setter
+    def scale_object(self, arg0: typing.SupportsFloat | typing.SupportsIndex) -> None:
+        ...
+    @property
+    def scale_wh(self) -> float:
+        ...
+    @scale_wh.setter
+    def scale_wh(self, arg0: typing.SupportsFloat | typing.SupportsIndex) -> None:
+        ...
+    @property
+    def scale_xy(self) -> float:
+        ...
+    @scale_xy.setter
+    def scale_xy(self, arg0: typing.SupportsFloat | typing.SupportsIndex) -> None:
+        ...
 class MPSState:
     """
     Numbers that travel beside images.
@@ -719,6 +813,22 @@ class MPSCNNBatchNormalizationState(MPSNNGradientState):
     @property
     def variance(self) -> typing.Any:
         ...
+class MPSCNNInstanceNormalizationGradientState(MPSNNGradientState):
+    """
+    Gradients of gamma and beta, summed over the images of the batch; C numbers each.
+    """
+    @property
+    def beta(self) -> typing.Any:
+        ...
+    @property
+    def gamma(self) -> typing.Any:
+        ...
+    @property
+    def gradient_for_beta(self) -> typing.Any:
+        ...
+    @property
+    def gradient_for_gamma(self) -> typing.Any:
+        ...
 class MPSCNNNormalizationGammaAndBetaState(MPSState):
     """
     New gamma and beta, C numbers each.
@@ -775,17 +885,33 @@ class MPSCNNConvolutionDataSource:
     """
     def __init__(self) -> None:
         ...
+    def bias_terms(self) -> typing.Any:
+        ...
     def data_type(self) -> MPSDataType:
         ...
     def descriptor(self) -> MPSCNNConvolutionDescriptor:
         ...
+    def kernel_weights_data_type(self) -> MPSDataType:
+        """
+        The engines here compute in float32 whatever it says.
+        """
     def label(self) -> str:
         ...
     def load(self) -> bool:
         ...
+    def lookup_table_for_uint8_kernel(self) -> typing.Any:
+        ...
     def purge(self) -> None:
         ...
+    def ranges_for_uint8_kernel(self) -> typing.Any:
+        ...
+    def update(self, gradient_state: MPSCNNConvolutionGradientState, source_state: MPSCNNConvolutionWeightsAndBiasesState) -> bool:
+        ...
+    def update_with_command_buffer(self, command_buffer: CommandBuffer, gradient_state: MPSCNNConvolutionGradientState, source_state: MPSCNNConvolutionWeightsAndBiasesState) -> MPSCNNConvolutionWeightsAndBiasesState:
+        ...
     def weights(self) -> typing.Any:
+        ...
+    def weights_layout(self) -> MPSCNNConvolutionWeightsLayout:
         ...
     def weights_quantization_type(self) -> MPSCNNWeightsQuantizationType:
         ...
@@ -799,7 +925,41 @@ class MPSCNNBatchNormalizationDataSource:
     """
     def __init__(self) -> None:
         ...
+    def beta(self) -> typing.Any:
+        ...
     def epsilon(self) -> float:
+        ...
+    def gamma(self) -> typing.Any:
+        ...
+    def label(self) -> str:
+        ...
+    def load(self) -> bool:
+        ...
+    def mean(self) -> typing.Any:
+        ...
+    def number_of_feature_channels(self) -> int:
+        ...
+    def purge(self) -> None:
+        ...
+    def update_gamma_and_beta(self, batch_normalization_state: MPSCNNBatchNormalizationState) -> bool:
+        ...
+    def update_gamma_and_beta_with_command_buffer(self, command_buffer: CommandBuffer, batch_normalization_state: MPSCNNBatchNormalizationState) -> MPSCNNNormalizationGammaAndBetaState:
+        ...
+    def update_mean_and_variance(self, batch_normalization_state: MPSCNNBatchNormalizationState) -> bool:
+        ...
+    def update_mean_and_variance_with_command_buffer(self, command_buffer: CommandBuffer, batch_normalization_state: MPSCNNBatchNormalizationState) -> MPSCNNNormalizationMeanAndVarianceState:
+        ...
+    def variance(self) -> typing.Any:
+        ...
+class AffineDataSource:
+    """
+    What the data sources of instance and group normalization share.
+    """
+    def beta(self) -> typing.Any:
+        ...
+    def epsilon(self) -> float:
+        ...
+    def gamma(self) -> typing.Any:
         ...
     def label(self) -> str:
         ...
@@ -808,6 +968,28 @@ class MPSCNNBatchNormalizationDataSource:
     def number_of_feature_channels(self) -> int:
         ...
     def purge(self) -> None:
+        ...
+    def update_gamma_and_beta(self, state_batch: collections.abc.Sequence[MPSCNNInstanceNormalizationGradientState]) -> bool:
+        ...
+    def update_gamma_and_beta_with_command_buffer(self, command_buffer: CommandBuffer, state_batch: collections.abc.Sequence[MPSCNNInstanceNormalizationGradientState]) -> MPSCNNNormalizationGammaAndBetaState:
+        ...
+class MPSCNNInstanceNormalizationDataSource(AffineDataSource):
+    """
+    Parameters of an instance normalization (MPS_SEMANTICS 12.1). Derive from it.
+
+    Define ``number_of_feature_channels()``; ``gamma()``, ``beta()``, ``epsilon()``, ``label()``, ``load()`` and ``purge()`` as needed. To train, define
+    ``update_gamma_and_beta(states)`` for CPU style, or ``update_gamma_and_beta_with_command_buffer(command_buffer, states)`` for GPU style; this
+    engine passes one state, summed over the batch.
+    """
+    def __init__(self) -> None:
+        ...
+class MPSCNNGroupNormalizationDataSource(AffineDataSource):
+    """
+    Parameters of a group normalization: as for instance normalization, and number_of_groups().
+    """
+    def __init__(self) -> None:
+        ...
+    def number_of_groups(self) -> int:
         ...
 class MPSNNOptimizerDescriptor:
     """
@@ -1049,6 +1231,68 @@ class BatchNormalizationWeights(MPSCNNBatchNormalizationDataSource):
         """
         The numbers as they are now, read-only views by name: gamma, beta, mean, variance.
         """
+class InstanceNormalizationWeights(MPSCNNInstanceNormalizationDataSource):
+    """
+    Gamma and beta of an instance normalization, with an optimizer.
+    """
+    def __init__(self, feature_channels: typing.SupportsInt | typing.SupportsIndex, *, label: str = '', epsilon: typing.SupportsFloat | typing.SupportsIndex = 9.999999747378752e-06, optimizer: MPSNNOptimizer = None) -> None:
+        ...
+    def set_values(self, **kwargs) -> None:
+        """
+        Takes copies of arrays given by name. Graphs see them after reload_from_data_sources(). Raises WeightError for other sizes.
+        """
+    @property
+    def history(self) -> list:
+        """
+        The optimizer's vectors: those of the first parameter, then of the second; empty before the first update. Setting copies.
+        """
+    @history.setter
+    def history(self, arg1: collections.abc.Sequence[typing.Any]) -> None:
+        ...
+    @property
+    def optimizer(self) -> MPSNNOptimizer:
+        """
+        The optimizer, or None. Setting it takes a copy with history of its own, all zeros.
+        """
+    @optimizer.setter
+    def optimizer(self, arg1: MPSNNOptimizer) -> None:
+        ...
+    @property
+    def values(self) -> dict:
+        """
+        The numbers as they are now, read-only views by name: gamma, beta.
+        """
+class GroupNormalizationWeights(MPSCNNGroupNormalizationDataSource):
+    """
+    Gamma and beta of a group normalization, with an optimizer.
+    """
+    def __init__(self, feature_channels: typing.SupportsInt | typing.SupportsIndex, number_of_groups: typing.SupportsInt | typing.SupportsIndex, *, label: str = '', epsilon: typing.SupportsFloat | typing.SupportsIndex = 9.999999747378752e-06, optimizer: MPSNNOptimizer = None) -> None:
+        ...
+    def set_values(self, **kwargs) -> None:
+        """
+        Takes copies of arrays given by name. Graphs see them after reload_from_data_sources(). Raises WeightError for other sizes.
+        """
+    @property
+    def history(self) -> list:
+        """
+        The optimizer's vectors: those of the first parameter, then of the second; empty before the first update. Setting copies.
+        """
+    @history.setter
+    def history(self, arg1: collections.abc.Sequence[typing.Any]) -> None:
+        ...
+    @property
+    def optimizer(self) -> MPSNNOptimizer:
+        """
+        The optimizer, or None. Setting it takes a copy with history of its own, all zeros.
+        """
+    @optimizer.setter
+    def optimizer(self, arg1: MPSNNOptimizer) -> None:
+        ...
+    @property
+    def values(self) -> dict:
+        """
+        The numbers as they are now, read-only views by name: gamma, beta.
+        """
 class MPSNNImageNode:
     """
     A place for an image in a graph; without a producer, an input (MPS_SEMANTICS 3.1).
@@ -1064,6 +1308,14 @@ class MPSNNImageNode:
     def exported_node(handle: typing.Any = None) -> MPSNNImageNode:
         ...
     def __init__(self, handle: typing.Any = None) -> None:
+        ...
+    @property
+    def image_allocator(self) -> MPSImageAllocator:
+        """
+        Who makes the image; a temporary image unless set.
+        """
+    @image_allocator.setter
+    def image_allocator(self, arg1: MPSImageAllocator) -> None:
         ...
 class MPSNNStateNode:
     """
@@ -1227,8 +1479,42 @@ class MPSCNNConvolutionTransposeGradientNode(MPSCNNConvolutionGradientNode):
     """
     Gradient of a transposed convolution.
     """
+    @typing.overload
     def __init__(self, source_gradient: MPSNNImageNode, source_image: MPSNNImageNode, convolution_transpose_gradient_state: MPSCNNConvolutionTransposeGradientStateNode, weights: MPSCNNConvolutionDataSource = None) -> None:
         ...
+    @typing.overload
+    def __init__(self, source_gradient: MPSNNImageNode, source_image: MPSNNImageNode, convolution_gradient_state: MPSCNNConvolutionGradientStateNode, weights: MPSCNNConvolutionDataSource = None) -> None:
+        ...
+class MPSCNNBinaryConvolutionNode(MPSCNNConvolutionNode):
+    """
+    Convolution with weights of one bit, 32 channels to a UInt32 (MPS_SEMANTICS 7.9). No gradient exists.
+    """
+    @typing.overload
+    def __init__(self, source: MPSNNImageNode, weights: MPSCNNConvolutionDataSource, output_bias_terms: collections.abc.Sequence[typing.SupportsFloat | typing.SupportsIndex] | None, output_scale_terms: collections.abc.Sequence[typing.SupportsFloat | typing.SupportsIndex] | None, input_bias_terms: collections.abc.Sequence[typing.SupportsFloat | typing.SupportsIndex] | None, input_scale_terms: collections.abc.Sequence[typing.SupportsFloat | typing.SupportsIndex] | None, type: MPSCNNBinaryConvolutionType, flags: MPSCNNBinaryConvolutionFlags) -> None:
+        ...
+    @typing.overload
+    def __init__(self, source: MPSNNImageNode, weights: MPSCNNConvolutionDataSource, scale_value: typing.SupportsFloat | typing.SupportsIndex, type: MPSCNNBinaryConvolutionType, flags: MPSCNNBinaryConvolutionFlags) -> None:
+        ...
+    @typing.overload
+    def __init__(self, source: MPSNNImageNode, weights: MPSCNNConvolutionDataSource) -> None:
+        """
+        As the superclass is made: scale_value 1, BinaryWeights, no flags.
+        """
+class MPSCNNBinaryFullyConnectedNode(MPSCNNBinaryConvolutionNode):
+    """
+    Binary convolution whose kernel is the whole image.
+    """
+    @typing.overload
+    def __init__(self, source: MPSNNImageNode, weights: MPSCNNConvolutionDataSource, output_bias_terms: collections.abc.Sequence[typing.SupportsFloat | typing.SupportsIndex] | None, output_scale_terms: collections.abc.Sequence[typing.SupportsFloat | typing.SupportsIndex] | None, input_bias_terms: collections.abc.Sequence[typing.SupportsFloat | typing.SupportsIndex] | None, input_scale_terms: collections.abc.Sequence[typing.SupportsFloat | typing.SupportsIndex] | None, type: MPSCNNBinaryConvolutionType, flags: MPSCNNBinaryConvolutionFlags) -> None:
+        ...
+    @typing.overload
+    def __init__(self, source: MPSNNImageNode, weights: MPSCNNConvolutionDataSource, scale_value: typing.SupportsFloat | typing.SupportsIndex, type: MPSCNNBinaryConvolutionType, flags: MPSCNNBinaryConvolutionFlags) -> None:
+        ...
+    @typing.overload
+    def __init__(self, source: MPSNNImageNode, weights: MPSCNNConvolutionDataSource) -> None:
+        """
+        As the superclass is made: scale_value 1, BinaryWeights, no flags.
+        """
 class MPSCNNPoolingNode(MPSNNFilterNode):
     """
     Base of the pooling nodes (MPS_SEMANTICS 8): edge mode Clamp, padding same, channels unchanged.
@@ -1332,8 +1618,14 @@ class MPSCNNDilatedPoolingMaxGradientNode(MPSCNNPoolingGradientNode):
     """
     Gradient of dilated max pooling.
     """
+    @typing.overload
     def __init__(self, source_gradient: MPSNNImageNode, source_image: MPSNNImageNode, gradient_state: MPSNNGradientStateNode, kernel_width: typing.SupportsInt | typing.SupportsIndex, kernel_height: typing.SupportsInt | typing.SupportsIndex, stride_in_pixels_x: typing.SupportsInt | typing.SupportsIndex, stride_in_pixels_y: typing.SupportsInt | typing.SupportsIndex, dilation_rate_x: typing.SupportsInt | typing.SupportsIndex, dilation_rate_y: typing.SupportsInt | typing.SupportsIndex) -> None:
         ...
+    @typing.overload
+    def __init__(self, source_gradient: MPSNNImageNode, source_image: MPSNNImageNode, gradient_state: MPSNNGradientStateNode, kernel_width: typing.SupportsInt | typing.SupportsIndex, kernel_height: typing.SupportsInt | typing.SupportsIndex, stride_in_pixels_x: typing.SupportsInt | typing.SupportsIndex, stride_in_pixels_y: typing.SupportsInt | typing.SupportsIndex, padding_policy: MPSNNPadding = None) -> None:
+        """
+        As the superclass is made: dilation 1.
+        """
     @property
     def dilation_rate_x(self) -> int:
         ...
@@ -1501,16 +1793,17 @@ class MPSNNBinaryArithmeticNode(MPSNNFilterNode):
     """
     Base of the arithmetic nodes (MPS_SEMANTICS 16). Strides of 0 repeat a source along a dimension.
     """
-    def gradient_class(self) -> typing.Any:
-        """
-        The class of this node's gradients.
-        """
     @property
     def bias(self) -> float:
         ...
     @bias.setter
     def bias(self, arg1: typing.SupportsFloat | typing.SupportsIndex) -> None:
         ...
+    @property
+    def gradient_class(self) -> typing.Any:
+        """
+        The class of this node's gradients; None where no gradient exists.
+        """
     @property
     def maximum_value(self) -> float:
         ...
@@ -1703,6 +1996,27 @@ class MPSNNMultiplicationGradientNode(MPSNNArithmeticGradientNode):
         ...
     @typing.overload
     def __init__(self, gradient_images: collections.abc.Sequence[MPSNNImageNode], forward_filter: MPSNNFilterNode, is_secondary_source_filter: bool) -> None:
+        ...
+class MPSNNDivisionNode(MPSNNBinaryArithmeticNode):
+    """
+    (primary_scale * x) / (secondary_scale * y) + bias, clamped. No gradient exists.
+    """
+    @typing.overload
+    def __init__(self, sources: collections.abc.Sequence[MPSNNImageNode]) -> None:
+        ...
+    @typing.overload
+    def __init__(self, left_source: MPSNNImageNode, right_source: MPSNNImageNode) -> None:
+        ...
+class MPSNNComparisonNode(MPSNNBinaryArithmeticNode):
+    """
+    1 where the relation holds, else 0. No gradient exists.
+    """
+    comparison_type: MPSNNComparisonType
+    @typing.overload
+    def __init__(self, sources: collections.abc.Sequence[MPSNNImageNode]) -> None:
+        ...
+    @typing.overload
+    def __init__(self, left_source: MPSNNImageNode, right_source: MPSNNImageNode) -> None:
         ...
 class MPSCNNBatchNormalizationNode(MPSNNFilterNode):
     """
@@ -1903,6 +2217,15 @@ class MPSNNLossGradientNode(MPSNNGradientFilterNode):
     @property
     def weight(self) -> float:
         ...
+class MPSCNNYOLOLossNode(MPSNNFilterNode):
+    """
+    Loss of a grid of object detectors; result and labels as MPSCNNLossNode's (MPS_SEMANTICS 14.6).
+    """
+    def __init__(self, source: MPSNNImageNode, loss_descriptor: MPSCNNYOLOLossDescriptor) -> None:
+        ...
+    @property
+    def input_labels(self) -> MPSNNLabelsNode:
+        ...
 class MPSNNInitialGradientNode(MPSNNFilterNode):
     """
     Ones of the source's size: differentiates the sum of the source.
@@ -1920,6 +2243,588 @@ class MPSNNConcatenationGradientNode(MPSNNGradientFilterNode):
     The channels of the incoming gradient that belong to one source.
     """
     def __init__(self, source_gradient: MPSNNImageNode, source_image: MPSNNImageNode, gradient_state: MPSNNGradientStateNode) -> None:
+        ...
+class MPSCNNNormalizationNode(MPSNNFilterNode):
+    """
+    Base of the normalizations over windows (MPS_SEMANTICS 11).
+    """
+    @property
+    def alpha(self) -> float:
+        ...
+    @alpha.setter
+    def alpha(self, arg0: typing.SupportsFloat | typing.SupportsIndex) -> None:
+        ...
+    @property
+    def beta(self) -> float:
+        ...
+    @beta.setter
+    def beta(self, arg0: typing.SupportsFloat | typing.SupportsIndex) -> None:
+        ...
+    @property
+    def delta(self) -> float:
+        ...
+    @delta.setter
+    def delta(self, arg0: typing.SupportsFloat | typing.SupportsIndex) -> None:
+        ...
+class MPSCNNSpatialNormalizationNode(MPSCNNNormalizationNode):
+    """
+    x * (delta + alpha / n * sum of x^2)^-beta over a window of pixels.
+    """
+    def __init__(self, source: MPSNNImageNode, kernel_size: typing.SupportsInt | typing.SupportsIndex = 5) -> None:
+        ...
+    @property
+    def kernel_height(self) -> int:
+        ...
+    @kernel_height.setter
+    def kernel_height(self, arg0: typing.SupportsInt | typing.SupportsIndex) -> None:
+        ...
+    @property
+    def kernel_width(self) -> int:
+        ...
+    @kernel_width.setter
+    def kernel_width(self, arg0: typing.SupportsInt | typing.SupportsIndex) -> None:
+        ...
+class MPSCNNLocalContrastNormalizationNode(MPSCNNNormalizationNode):
+    """
+    pm + ps * (x - p0 * mean) * (delta + alpha * variance)^-beta over a window of pixels.
+    """
+    def __init__(self, source: MPSNNImageNode, kernel_size: typing.SupportsInt | typing.SupportsIndex = 5) -> None:
+        ...
+    @property
+    def kernel_height(self) -> int:
+        ...
+    @kernel_height.setter
+    def kernel_height(self, arg0: typing.SupportsInt | typing.SupportsIndex) -> None:
+        ...
+    @property
+    def kernel_width(self) -> int:
+        ...
+    @kernel_width.setter
+    def kernel_width(self, arg0: typing.SupportsInt | typing.SupportsIndex) -> None:
+        ...
+    @property
+    def p0(self) -> float:
+        ...
+    @p0.setter
+    def p0(self, arg0: typing.SupportsFloat | typing.SupportsIndex) -> None:
+        ...
+    @property
+    def pm(self) -> float:
+        ...
+    @pm.setter
+    def pm(self, arg0: typing.SupportsFloat | typing.SupportsIndex) -> None:
+        ...
+    @property
+    def ps(self) -> float:
+        ...
+    @ps.setter
+    def ps(self, arg0: typing.SupportsFloat | typing.SupportsIndex) -> None:
+        ...
+class MPSCNNCrossChannelNormalizationNode(MPSCNNNormalizationNode):
+    """
+    x * (delta + alpha / N * sum of x^2)^-beta over N neighbouring feature channels.
+    """
+    def __init__(self, source: MPSNNImageNode, kernel_size: typing.SupportsInt | typing.SupportsIndex = 5) -> None:
+        ...
+    @property
+    def kernel_size_in_feature_channels(self) -> int:
+        ...
+    @kernel_size_in_feature_channels.setter
+    def kernel_size_in_feature_channels(self, arg0: typing.SupportsInt | typing.SupportsIndex) -> None:
+        ...
+class MPSCNNSpatialNormalizationGradientNode(MPSNNGradientFilterNode):
+    """
+    Gradient of spatial normalization; its numbers must be the forward node's.
+    """
+    def __init__(self, source_gradient: MPSNNImageNode, source_image: MPSNNImageNode, gradient_state: MPSNNGradientStateNode, kernel_size: typing.SupportsInt | typing.SupportsIndex) -> None:
+        ...
+    @property
+    def alpha(self) -> float:
+        ...
+    @alpha.setter
+    def alpha(self, arg0: typing.SupportsFloat | typing.SupportsIndex) -> None:
+        ...
+    @property
+    def beta(self) -> float:
+        ...
+    @beta.setter
+    def beta(self, arg0: typing.SupportsFloat | typing.SupportsIndex) -> None:
+        ...
+    @property
+    def delta(self) -> float:
+        ...
+    @delta.setter
+    def delta(self, arg0: typing.SupportsFloat | typing.SupportsIndex) -> None:
+        ...
+    @property
+    def kernel_height(self) -> int:
+        ...
+    @kernel_height.setter
+    def kernel_height(self, arg0: typing.SupportsInt | typing.SupportsIndex) -> None:
+        ...
+    @property
+    def kernel_width(self) -> int:
+        ...
+    @kernel_width.setter
+    def kernel_width(self, arg0: typing.SupportsInt | typing.SupportsIndex) -> None:
+        ...
+class MPSCNNLocalContrastNormalizationGradientNode(MPSNNGradientFilterNode):
+    """
+    Gradient of local contrast normalization; made by hand, alpha starts at 0 as Apple's does.
+    """
+    def __init__(self, source_gradient: MPSNNImageNode, source_image: MPSNNImageNode, gradient_state: MPSNNGradientStateNode, kernel_width: typing.SupportsInt | typing.SupportsIndex, kernel_height: typing.SupportsInt | typing.SupportsIndex) -> None:
+        ...
+    @property
+    def alpha(self) -> float:
+        ...
+    @alpha.setter
+    def alpha(self, arg0: typing.SupportsFloat | typing.SupportsIndex) -> None:
+        ...
+    @property
+    def beta(self) -> float:
+        ...
+    @beta.setter
+    def beta(self, arg0: typing.SupportsFloat | typing.SupportsIndex) -> None:
+        ...
+    @property
+    def delta(self) -> float:
+        ...
+    @delta.setter
+    def delta(self, arg0: typing.SupportsFloat | typing.SupportsIndex) -> None:
+        ...
+    @property
+    def kernel_height(self) -> int:
+        ...
+    @property
+    def kernel_width(self) -> int:
+        ...
+    @property
+    def p0(self) -> float:
+        ...
+    @p0.setter
+    def p0(self, arg0: typing.SupportsFloat | typing.SupportsIndex) -> None:
+        ...
+    @property
+    def pm(self) -> float:
+        ...
+    @pm.setter
+    def pm(self, arg0: typing.SupportsFloat | typing.SupportsIndex) -> None:
+        ...
+    @property
+    def ps(self) -> float:
+        ...
+    @ps.setter
+    def ps(self, arg0: typing.SupportsFloat | typing.SupportsIndex) -> None:
+        ...
+class MPSCNNCrossChannelNormalizationGradientNode(MPSNNGradientFilterNode):
+    """
+    Gradient of cross-channel normalization.
+    """
+    def __init__(self, source_gradient: MPSNNImageNode, source_image: MPSNNImageNode, gradient_state: MPSNNGradientStateNode, kernel_size: typing.SupportsInt | typing.SupportsIndex) -> None:
+        ...
+    @property
+    def kernel_size(self) -> int:
+        ...
+class MPSCNNInstanceNormalizationNode(MPSNNFilterNode):
+    """
+    Statistics per image and channel (MPS_SEMANTICS 12.3).
+    """
+    def __init__(self, source: MPSNNImageNode, data_source: MPSCNNInstanceNormalizationDataSource) -> None:
+        ...
+    @property
+    def data_source(self) -> MPSCNNInstanceNormalizationDataSource:
+        ...
+    @property
+    def training_style(self) -> MPSNNTrainingStyle:
+        """
+        Who updates the parameters; copied to gradient nodes when they are made.
+        """
+    @training_style.setter
+    def training_style(self, arg1: MPSNNTrainingStyle) -> None:
+        ...
+class MPSCNNGroupNormalizationNode(MPSNNFilterNode):
+    """
+    Statistics per image and group of consecutive channels (MPS_SEMANTICS 12.4).
+    """
+    def __init__(self, source: MPSNNImageNode, data_source: MPSCNNGroupNormalizationDataSource) -> None:
+        ...
+    @property
+    def data_source(self) -> MPSCNNGroupNormalizationDataSource:
+        ...
+    @property
+    def training_style(self) -> MPSNNTrainingStyle:
+        """
+        Who updates the parameters; copied to gradient nodes when they are made.
+        """
+    @training_style.setter
+    def training_style(self, arg1: MPSNNTrainingStyle) -> None:
+        ...
+class MPSCNNInstanceNormalizationGradientNode(MPSNNGradientFilterNode):
+    """
+    Gradient of instance normalization.
+    """
+    def __init__(self, source_gradient: MPSNNImageNode, source_image: MPSNNImageNode, gradient_state: MPSNNGradientStateNode) -> None:
+        ...
+    @property
+    def training_style(self) -> MPSNNTrainingStyle:
+        """
+        Who updates the parameters; copied to gradient nodes when they are made.
+        """
+    @training_style.setter
+    def training_style(self, arg1: MPSNNTrainingStyle) -> None:
+        ...
+class MPSCNNGroupNormalizationGradientNode(MPSNNGradientFilterNode):
+    """
+    Gradient of group normalization.
+    """
+    def __init__(self, source_gradient: MPSNNImageNode, source_image: MPSNNImageNode, gradient_state: MPSNNGradientStateNode) -> None:
+        ...
+    @property
+    def training_style(self) -> MPSNNTrainingStyle:
+        """
+        Who updates the parameters; copied to gradient nodes when they are made.
+        """
+    @training_style.setter
+    def training_style(self, arg1: MPSNNTrainingStyle) -> None:
+        ...
+class MTLRegion:
+    """
+    A rectangle of pixels.
+    """
+    __hash__: typing.ClassVar[None] = None
+    def __eq__(self, arg0: MTLRegion) -> bool:
+        ...
+    def __init__(self, x: typing.SupportsInt | typing.SupportsIndex, y: typing.SupportsInt | typing.SupportsIndex, width: typing.SupportsInt | typing.SupportsIndex, height: typing.SupportsInt | typing.SupportsIndex) -> None:
+        ...
+    @property
+    def height(self) -> int:
+        ...
+    @height.setter
+    def height(self, arg0: typing.SupportsInt | typing.SupportsIndex) -> None:
+        ...
+    @property
+    def width(self) -> int:
+        ...
+    @width.setter
+    def width(self, arg0: typing.SupportsInt | typing.SupportsIndex) -> None:
+        ...
+    @property
+    def x(self) -> int:
+        ...
+    @x.setter
+    def x(self, arg0: typing.SupportsInt | typing.SupportsIndex) -> None:
+        ...
+    @property
+    def y(self) -> int:
+        ...
+    @y.setter
+    def y(self, arg0: typing.SupportsInt | typing.SupportsIndex) -> None:
+        ...
+class MPSNNUnaryReductionNode(MPSNNFilterNode):
+    """
+    Base of the reductions (MPS_SEMANTICS 17).
+    """
+    @property
+    def clip_rect_source(self) -> MTLRegion:
+        """
+        Restricts the source to a rectangle; MPSRectNoClip takes it whole.
+        """
+    @clip_rect_source.setter
+    def clip_rect_source(self, arg0: MTLRegion) -> None:
+        ...
+class MPSNNReductionRowMinNode(MPSNNUnaryReductionNode):
+    """
+    The minimum, along x (MPS_SEMANTICS 17).
+    """
+    def __init__(self, source: MPSNNImageNode) -> None:
+        ...
+class MPSNNReductionRowMaxNode(MPSNNUnaryReductionNode):
+    """
+    The maximum, along x (MPS_SEMANTICS 17).
+    """
+    def __init__(self, source: MPSNNImageNode) -> None:
+        ...
+class MPSNNReductionRowMeanNode(MPSNNUnaryReductionNode):
+    """
+    The mean, along x (MPS_SEMANTICS 17).
+    """
+    def __init__(self, source: MPSNNImageNode) -> None:
+        ...
+class MPSNNReductionRowSumNode(MPSNNUnaryReductionNode):
+    """
+    The sum, along x (MPS_SEMANTICS 17).
+    """
+    def __init__(self, source: MPSNNImageNode) -> None:
+        ...
+class MPSNNReductionColumnMinNode(MPSNNUnaryReductionNode):
+    """
+    The minimum, along y (MPS_SEMANTICS 17).
+    """
+    def __init__(self, source: MPSNNImageNode) -> None:
+        ...
+class MPSNNReductionColumnMaxNode(MPSNNUnaryReductionNode):
+    """
+    The maximum, along y (MPS_SEMANTICS 17).
+    """
+    def __init__(self, source: MPSNNImageNode) -> None:
+        ...
+class MPSNNReductionColumnMeanNode(MPSNNUnaryReductionNode):
+    """
+    The mean, along y (MPS_SEMANTICS 17).
+    """
+    def __init__(self, source: MPSNNImageNode) -> None:
+        ...
+class MPSNNReductionColumnSumNode(MPSNNUnaryReductionNode):
+    """
+    The sum, along y (MPS_SEMANTICS 17).
+    """
+    def __init__(self, source: MPSNNImageNode) -> None:
+        ...
+class MPSNNReductionFeatureChannelsMinNode(MPSNNUnaryReductionNode):
+    """
+    The minimum, over the feature channels (MPS_SEMANTICS 17).
+    """
+    def __init__(self, source: MPSNNImageNode) -> None:
+        ...
+class MPSNNReductionFeatureChannelsMaxNode(MPSNNUnaryReductionNode):
+    """
+    The maximum, over the feature channels (MPS_SEMANTICS 17).
+    """
+    def __init__(self, source: MPSNNImageNode) -> None:
+        ...
+class MPSNNReductionFeatureChannelsMeanNode(MPSNNUnaryReductionNode):
+    """
+    The mean, over the feature channels (MPS_SEMANTICS 17).
+    """
+    def __init__(self, source: MPSNNImageNode) -> None:
+        ...
+class MPSNNReductionFeatureChannelsArgumentMinNode(MPSNNUnaryReductionNode):
+    """
+    The channel of the minimum, the lowest on ties, over the feature channels (MPS_SEMANTICS 17).
+    """
+    def __init__(self, source: MPSNNImageNode) -> None:
+        ...
+class MPSNNReductionFeatureChannelsArgumentMaxNode(MPSNNUnaryReductionNode):
+    """
+    The channel of the maximum, the lowest on ties, over the feature channels (MPS_SEMANTICS 17).
+    """
+    def __init__(self, source: MPSNNImageNode) -> None:
+        ...
+class MPSNNReductionSpatialMeanNode(MPSNNUnaryReductionNode):
+    """
+    The mean, over all pixels (MPS_SEMANTICS 17).
+    """
+    def __init__(self, source: MPSNNImageNode) -> None:
+        ...
+class MPSNNReductionFeatureChannelsSumNode(MPSNNUnaryReductionNode):
+    """
+    The sum over the feature channels, times weight (MPS_SEMANTICS 17).
+    """
+    def __init__(self, source: MPSNNImageNode) -> None:
+        ...
+    @property
+    def weight(self) -> float:
+        ...
+    @weight.setter
+    def weight(self, arg0: typing.SupportsFloat | typing.SupportsIndex) -> None:
+        ...
+class MPSNNReductionSpatialMeanGradientNode(MPSNNGradientFilterNode):
+    """
+    E / number of pixels inside the region, 0 outside.
+    """
+    def __init__(self, source_gradient: MPSNNImageNode, source_image: MPSNNImageNode, gradient_state: MPSNNGradientStateNode) -> None:
+        ...
+class MPSCNNUpsamplingNearestNode(MPSNNFilterNode):
+    """
+    Every pixel becomes a block (MPS_SEMANTICS 15). Gradient: the sum over each block.
+    """
+    def __init__(self, source: MPSNNImageNode, integer_scale_factor_x: typing.SupportsInt | typing.SupportsIndex, integer_scale_factor_y: typing.SupportsInt | typing.SupportsIndex) -> None:
+        ...
+    @property
+    def scale_factor_x(self) -> float:
+        ...
+    @property
+    def scale_factor_y(self) -> float:
+        ...
+class MPSCNNUpsamplingBilinearNode(MPSNNFilterNode):
+    """
+    Interpolates between pixel centres, or from corner to corner (MPS_SEMANTICS 15).
+    """
+    def __init__(self, source: MPSNNImageNode, integer_scale_factor_x: typing.SupportsInt | typing.SupportsIndex, integer_scale_factor_y: typing.SupportsInt | typing.SupportsIndex, align_corners: bool = False) -> None:
+        ...
+    @property
+    def align_corners(self) -> bool:
+        ...
+    @property
+    def scale_factor_x(self) -> float:
+        ...
+    @property
+    def scale_factor_y(self) -> float:
+        ...
+class MPSCNNUpsamplingNearestGradientNode(MPSNNGradientFilterNode):
+    """
+    Gradient of nearest upsampling.
+    """
+    def __init__(self, source_gradient: MPSNNImageNode, source_image: MPSNNImageNode, gradient_state: MPSNNGradientStateNode, scale_factor_x: typing.SupportsFloat | typing.SupportsIndex, scale_factor_y: typing.SupportsFloat | typing.SupportsIndex) -> None:
+        ...
+    @property
+    def scale_factor_x(self) -> float:
+        ...
+    @property
+    def scale_factor_y(self) -> float:
+        ...
+class MPSCNNUpsamplingBilinearGradientNode(MPSNNGradientFilterNode):
+    """
+    Gradient of bilinear upsampling: the exact adjoint.
+    """
+    def __init__(self, source_gradient: MPSNNImageNode, source_image: MPSNNImageNode, gradient_state: MPSNNGradientStateNode, scale_factor_x: typing.SupportsFloat | typing.SupportsIndex, scale_factor_y: typing.SupportsFloat | typing.SupportsIndex) -> None:
+        ...
+    @property
+    def scale_factor_x(self) -> float:
+        ...
+    @property
+    def scale_factor_y(self) -> float:
+        ...
+class MPSScaleTransform:
+    """
+    result pixel = source pixel * scale + translate
+    """
+    def __init__(self, scale_x: typing.SupportsFloat | typing.SupportsIndex, scale_y: typing.SupportsFloat | typing.SupportsIndex, translate_x: typing.SupportsFloat | typing.SupportsIndex, translate_y: typing.SupportsFloat | typing.SupportsIndex) -> None:
+        ...
+    @property
+    def scale_x(self) -> float:
+        ...
+    @scale_x.setter
+    def scale_x(self, arg0: typing.SupportsFloat | typing.SupportsIndex) -> None:
+        ...
+    @property
+    def scale_y(self) -> float:
+        ...
+    @scale_y.setter
+    def scale_y(self, arg0: typing.SupportsFloat | typing.SupportsIndex) -> None:
+        ...
+    @property
+    def translate_x(self) -> float:
+        ...
+    @translate_x.setter
+    def translate_x(self, arg0: typing.SupportsFloat | typing.SupportsIndex) -> None:
+        ...
+    @property
+    def translate_y(self) -> float:
+        ...
+    @translate_y.setter
+    def translate_y(self, arg0: typing.SupportsFloat | typing.SupportsIndex) -> None:
+        ...
+class MPSNNScaleNode(MPSNNFilterNode):
+    """
+    Base of the scale nodes (MPS_SEMANTICS 15). output_size: (width, height, 1).
+
+    transform_provider: None, or an object with transform_for_source_image(source_image, handle) that returns an MPSScaleTransform. No gradient exists.
+    """
+class MPSNNBilinearScaleNode(MPSNNScaleNode):
+    """
+    Two-tap interpolation, also when it shrinks.
+    """
+    @typing.overload
+    def __init__(self, source: MPSNNImageNode, output_size: tuple[typing.SupportsInt | typing.SupportsIndex, typing.SupportsInt | typing.SupportsIndex, typing.SupportsInt | typing.SupportsIndex]) -> None:
+        ...
+    @typing.overload
+    def __init__(self, source: MPSNNImageNode, transform_provider: typing.Any, output_size: tuple[typing.SupportsInt | typing.SupportsIndex, typing.SupportsInt | typing.SupportsIndex, typing.SupportsInt | typing.SupportsIndex]) -> None:
+        ...
+class MPSNNLanczosScaleNode(MPSNNScaleNode):
+    """
+    Windowed sinc with three lobes.
+    """
+    @typing.overload
+    def __init__(self, source: MPSNNImageNode, output_size: tuple[typing.SupportsInt | typing.SupportsIndex, typing.SupportsInt | typing.SupportsIndex, typing.SupportsInt | typing.SupportsIndex]) -> None:
+        ...
+    @typing.overload
+    def __init__(self, source: MPSNNImageNode, transform_provider: typing.Any, output_size: tuple[typing.SupportsInt | typing.SupportsIndex, typing.SupportsInt | typing.SupportsIndex, typing.SupportsInt | typing.SupportsIndex]) -> None:
+        ...
+class MPSNNReshapeNode(MPSNNFilterNode):
+    """
+    The same numbers in height, width, channel order under another shape (MPS_SEMANTICS 18.2).
+    """
+    def __init__(self, source: MPSNNImageNode, result_width: typing.SupportsInt | typing.SupportsIndex, result_height: typing.SupportsInt | typing.SupportsIndex, result_feature_channels: typing.SupportsInt | typing.SupportsIndex) -> None:
+        ...
+class MPSNNReshapeGradientNode(MPSNNGradientFilterNode):
+    """
+    Reshapes back.
+    """
+    def __init__(self, source_gradient: MPSNNImageNode, source_image: MPSNNImageNode, gradient_state: MPSNNGradientStateNode) -> None:
+        ...
+class MPSImageCoordinate:
+    """
+    x, y and feature channel
+    """
+    __hash__: typing.ClassVar[None] = None
+    def __eq__(self, arg0: MPSImageCoordinate) -> bool:
+        ...
+    def __init__(self, x: typing.SupportsInt | typing.SupportsIndex = 0, y: typing.SupportsInt | typing.SupportsIndex = 0, channel: typing.SupportsInt | typing.SupportsIndex = 0) -> None:
+        ...
+    @property
+    def channel(self) -> int:
+        ...
+    @channel.setter
+    def channel(self, arg0: typing.SupportsInt | typing.SupportsIndex) -> None:
+        ...
+    @property
+    def x(self) -> int:
+        ...
+    @x.setter
+    def x(self, arg0: typing.SupportsInt | typing.SupportsIndex) -> None:
+        ...
+    @property
+    def y(self) -> int:
+        ...
+    @y.setter
+    def y(self, arg0: typing.SupportsInt | typing.SupportsIndex) -> None:
+        ...
+class MPSNNPadNode(MPSNNFilterNode):
+    """
+    Enlarges by whole pixels and channels on each side (MPS_SEMANTICS 18.3).
+    """
+    def __init__(self, source: MPSNNImageNode, padding_size_before: MPSImageCoordinate, padding_size_after: MPSImageCoordinate, edge_mode: MPSImageEdgeMode) -> None:
+        ...
+    @property
+    def fill_value(self) -> float:
+        """
+        for edge mode Constant
+        """
+    @fill_value.setter
+    def fill_value(self, arg0: typing.SupportsFloat | typing.SupportsIndex) -> None:
+        ...
+class MPSNNPadGradientNode(MPSNNGradientFilterNode):
+    """
+    Each source element collects from all that copied it.
+    """
+    def __init__(self, source_gradient: MPSNNImageNode, source_image: MPSNNImageNode, gradient_state: MPSNNGradientStateNode) -> None:
+        ...
+class MPSNNGramMatrixCalculationNode(MPSNNFilterNode):
+    """
+    alpha * sum over pixels of x[f] * x[c]; result 1 high, C wide, C channels (MPS_SEMANTICS 18.5).
+    """
+    def __init__(self, source: MPSNNImageNode, alpha: typing.SupportsFloat | typing.SupportsIndex = 1.0) -> None:
+        ...
+    @property
+    def alpha(self) -> float:
+        ...
+    @property
+    def property_call_back(self) -> typing.Any:
+        """
+        An object with alpha_for_source_image(source_image, destination_image), asked when the graph is planned; or None.
+        """
+    @property_call_back.setter
+    def property_call_back(self, arg1: typing.Any) -> None:
+        ...
+class MPSNNGramMatrixCalculationGradientNode(MPSNNGradientFilterNode):
+    """
+    Gradient of the gram matrix; alpha comes from the forward node's state.
+    """
+    def __init__(self, source_gradient: MPSNNImageNode, source_image: MPSNNImageNode, gradient_state: MPSNNGradientStateNode, alpha: typing.SupportsFloat | typing.SupportsIndex = 1.0) -> None:
+        ...
+    @property
+    def alpha(self) -> float:
         ...
 class PlannedOperation:
     """
@@ -2025,6 +2930,12 @@ class MPSNNGraph:
         """
         What a step would do for source images of these (N, H, W, C) shapes. Raises what encode would raise for them.
         """
+    def read_count_for_source_image_at_index(self, index: typing.SupportsInt | typing.SupportsIndex) -> int:
+        """
+        By how much an encode lowers the read count of this temporary source image.
+        """
+    def read_count_for_source_state_at_index(self, index: typing.SupportsInt | typing.SupportsIndex) -> int:
+        ...
     def reload_from_data_sources(self) -> None:
         """
         Reads every data source again. No step may be in flight.
@@ -2039,6 +2950,14 @@ class MPSNNGraph:
         """
     @property
     def debug_description(self) -> str:
+        ...
+    @property
+    def destination_image_allocator(self) -> MPSImageAllocator:
+        """
+        Who makes the result image.
+        """
+    @destination_image_allocator.setter
+    def destination_image_allocator(self, arg1: MPSImageAllocator) -> None:
         ...
     @property
     def device(self) -> Device:
@@ -2086,7 +3005,7 @@ class MPSNNGraph:
     @property
     def trap_nonfinite(self) -> bool:
         """
-        Drop a step whose losses or gradients are not finite, and name the first node that made such a number.
+        Watch result images too: a NaN or Inf ends the step in a DeviceError that names the first node that made it. Steps that train always watch losses and weight gradients: no weight changes when one is not finite.
         """
     @trap_nonfinite.setter
     def trap_nonfinite(self, arg0: bool) -> None:
@@ -2119,3 +3038,5 @@ def resolve_reverse_axis(padding_method: MPSNNPaddingMethod, source: typing.Supp
     """
 def set_num_threads(count: typing.SupportsInt | typing.SupportsIndex) -> None:
     ...
+MPSRectNoClip: MTLRegion
+MPSCNNGroupNormalizationGradientState = MPSCNNInstanceNormalizationGradientState

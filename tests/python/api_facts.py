@@ -77,7 +77,11 @@ class Parameter:
 
 
 def own_initializers(name):
-    return {m["selector"]: m for m in CLASSES[name]["methods"] if m["kind"] == "instance" and m["selector"].startswith("init")}
+    return {
+        m["selector"]: m
+        for m in CLASSES[name]["methods"]
+        if m["kind"] == "instance" and m["selector"].startswith("init")
+    }
 
 
 def initializers(name):
@@ -85,9 +89,14 @@ def initializers(name):
     found = dict(own_initializers(name))
     for selector in CLASSES[name].get("inherited_constructors", []):
         if selector.startswith("-init"):
-            found[selector[1:]] = next(own_initializers(a)[selector[1:]] for a in ancestors(name) if selector[1:] in own_initializers(a))
+            found[selector[1:]] = next(
+                own_initializers(a)[selector[1:]] for a in ancestors(name) if selector[1:] in own_initializers(a)
+            )
     return {
-        selector: [Parameter(n, a["objc_type"], a["nullable"]) for n, a in zip(parameter_names(selector), method["args"], strict=True)]
+        selector: [
+            Parameter(n, a["objc_type"], a["nullable"])
+            for n, a in zip(parameter_names(selector), method["args"], strict=True)
+        ]
         for selector, method in found.items()
     }
 
@@ -140,7 +149,13 @@ class Callback:
         return mpsnn.MPSScaleTransform(1, 1, 0, 0)
 
 
-FORWARD = {"MPSNNLossGradientNode": "MPSNNForwardLossNode", "MPSCNNNeuronGradientNode": "MPSCNNNeuronTanHNode"}
+# Where the gradient class's name without "Gradient" is no class that can be made.
+FORWARD = {
+    "MPSNNLossGradientNode": "MPSNNForwardLossNode",
+    "MPSCNNNeuronGradientNode": "MPSCNNNeuronTanHNode",
+    "MPSCNNPoolingGradientNode": "MPSCNNPoolingMaxNode",
+    "MPSNNArithmeticGradientNode": "MPSNNAdditionNode",
+}
 
 
 def forward_node(gradient_class):
@@ -181,7 +196,7 @@ OBJECTS = {
 }
 
 
-def argument(class_name, parameter, index, forward, sources=None):
+def argument(class_name, parameter, index, forward):
     """A value that this parameter takes. Numbers differ from one parameter to the next, so that none can stand for another."""
     name, kind = parameter.name, parameter.type
     if class_name.startswith("MPSCNNBinary") and name == "weights":
@@ -193,8 +208,12 @@ def argument(class_name, parameter, index, forward, sources=None):
     if kind == "MPSNNFilterNode *":
         return forward
     if kind == "NSArray<MPSNNImageNode *> *":
-        count = 1 if name == "gradient_images" else {"MPSNNLossGradientNode": 4, "MPSNNForwardLossNode": 3}.get(class_name, 2)
-        return [image(f"source {i}") for i in range(sources or count)]
+        count = (
+            1
+            if name == "gradient_images"
+            else {"MPSNNLossGradientNode": 4, "MPSNNForwardLossNode": 3}.get(class_name, 2)
+        )
+        return [image(f"source {i}") for i in range(count)]
     if kind == "MTLSize":
         return (1, 0, 1) if name == "mask_stride_in_pixels" else (5, 6, 1)
     if kind == "NSUInteger":

@@ -321,8 +321,8 @@ def test_a_stride_of_two_in_arithmetic_names_the_node():
 
 def test_an_image_format_that_is_not_there_names_the_node():
     node = MPSCNNNeuronReLUNode(MPSNNImageNode(), 0.0)
-    node.result_image.format = mpsnn.MPSImageFeatureChannelFormat.Float16
-    caught(mpsnn.OptionError, lambda: run(node, (1, 2, 2, 1)), "Float32", label="culprit")
+    node.result_image.format = mpsnn.MPSImageFeatureChannelFormat._reserved0
+    caught(mpsnn.OptionError, lambda: run(node, (1, 2, 2, 1)), "unknown format", "Float32", label="culprit")
 
 
 class Policy(mpsnn.MPSNNPadding):

@@ -8,6 +8,7 @@ import weakref
 import mpsnn
 import numpy as np
 import pytest
+from engines import parameter_arrays
 from graph_cases import (
     ENGINES,
     STYLES,
@@ -22,6 +23,7 @@ from graph_cases import (
     weights,
 )
 from mpsnn import MPSCNNConvolutionNode, MPSCNNNeuronReLUNode, MPSNNGraph, MPSNNImageNode
+from saved_graphs import classes_with_a_factory, everything, family, separable_loss, without_gradient
 
 STATUS = mpsnn.MTLCommandBufferStatus
 
@@ -443,71 +445,39 @@ def test_a_graph_does_not_outlive_its_last_reference():
 
 # --- saving -------------------------------------------------------------------------------------------------------
 
-NEURONS = {
-    "Absolute": (), "ELU": (0.5,), "ReLU": (0.25,), "ReLUN": (0.5, 2.0), "Linear": (2.0, 1.0), "Sigmoid": (), "HardSigmoid": (0.25, 0.5),
-    "SoftPlus": (1.5, 0.5), "SoftSign": (), "TanH": (1.5, 0.5), "Power": (1.0, 0.5, 2.0), "Exponential": (0.5, 0.25, -1.0),
-    "Logarithm": (0.5, 3.0, -1.0), "GeLU": (),
-}  # fmt: skip
+
+def test_the_saved_graphs_have_every_node_class_with_a_factory():
+    results = [[everything()[0].result_image], [family()[0].result_image], without_gradient()[0], separable_loss()]
+    names = {class_name(node) for images in results for node in MPSNNGraph("cpu", images).nodes}
+    assert names == classes_with_a_factory()
 
 
-def everything():
-    """A training graph with every node class that has a gradient, on 8 x 8 x 2 images, and its data sources."""
-    x = MPSNNImageNode("x")
-    sources = [weights(2, 4, label="conv", optimizer=sgd(1e-3))]
-    node = MPSCNNConvolutionNode(x, sources[-1])
-    node.padding_policy = mpsnn.ExplicitPadding(left=1, right=1, top=1, bottom=1)
-    node.training_style = STYLES.UpdateDeviceCPU
-    first = node
-    sources.append(mpsnn.BatchNormalizationWeights(4, label="norm", optimizer=sgd(1e-3)))
-    node = mpsnn.MPSCNNBatchNormalizationNode(node.result_image, sources[-1])
-    node.flags = mpsnn.MPSCNNBatchNormalizationFlags.CalculateStatisticsAlways
-    for kind, parameters in NEURONS.items():
-        node = getattr(mpsnn, f"MPSCNNNeuron{kind}Node")(node.result_image, *parameters)
-    node = mpsnn.MPSCNNNeuronPReLUNode(node.result_image, np.array([0.1, 0.2, 0.3, 0.4], np.float32))
-    pools = [getattr(mpsnn, f"MPSCNNPooling{kind}Node")(node.result_image, 3, 2, 2, 1) for kind in ("Max", "Average", "L2Norm")]
-    pools[1].padding_policy = mpsnn.MPSNNDefaultPadding(
-        mpsnn.MPSNNPaddingMethod.SizeSame | mpsnn.MPSNNPaddingMethod.AddRemainderToBottomRight | mpsnn.MPSNNPaddingMethod.ExcludeEdges
-    )
-    dilated = mpsnn.MPSCNNDilatedPoolingMaxNode(node.result_image, 3, 2, 2, 1, 1, 2)
-    both = mpsnn.MPSNNConcatenationNode([pool.result_image for pool in pools] + [dilated.result_image])
-    both.label = "joined"
-    soft, log = mpsnn.MPSCNNSoftMaxNode(both.result_image), mpsnn.MPSCNNLogSoftMaxNode(both.result_image)
-    node = mpsnn.MPSNNMultiplicationNode(soft.result_image, log.result_image)
-    node.secondary_scale = 0.1
-    node = mpsnn.MPSNNSubtractionNode(node.result_image, both.result_image)
-    node.minimum_value, node.maximum_value = -50, float("inf")
-    node = mpsnn.MPSNNAdditionNode(node.result_image, soft.result_image)
-    node.bias = 0.1
-    node = mpsnn.MPSCNNDropoutNode(node.result_image, 0.75, 2**63 + 5, (1, 1, 0))
-    sources.append(weights(16, 6, label="strided", stride_in_pixels_x=2, stride_in_pixels_y=2, groups=2, optimizer=adam(1e-4)))
-    strided = node = MPSCNNConvolutionNode(node.result_image, sources[-1])
-    sources.append(weights(6, 3, label="up", stride_in_pixels_x=2, stride_in_pixels_y=2, optimizer=adam(1e-4)))
-    node = mpsnn.MPSCNNConvolutionTransposeNode(node.result_image, strided.convolution_gradient_state, sources[-1])
-    sources.append(mpsnn.ConvolutionWeights(mpsnn.MPSCNNConvolutionDescriptor(4, 8, 3, 3), label="fc", optimizer=adam(1e-4)))
-    node = mpsnn.MPSCNNFullyConnectedNode(node.result_image, sources[-1])
-    node.training_style = STYLES.UpdateDeviceNone
-    node.result_image.handle, node.result_image.export_from_graph = "logits", True
-    first.result_state.handle, first.result_state.export_from_graph = "gradients", True
-    last = mpsnn.MPSCNNLossNode(node.result_image, loss(weight=0.25, label_smoothing=0.1, number_of_classes=3))
-    last.input_labels.handle = "targets"
-    (end,) = last.training_graph()
-    return end, sources
-
-
-def test_the_big_graph_has_every_node_class_with_a_factory():
-    end, _ = everything()
-    names = {class_name(node) for node in MPSNNGraph("cpu", end.result_image).nodes}
-    expected = {name for name in dir(mpsnn) if name.endswith("Node") and isinstance(getattr(mpsnn, name), type)}
-    bases = {"MPSNNFilterNode", "MPSNNGradientFilterNode", "MPSNNImageNode", "MPSNNStateNode", "MPSCNNNeuronNode", "MPSCNNPoolingNode"}
-    bases |= {"MPSCNNPoolingGradientNode", "MPSNNBinaryArithmeticNode", "MPSNNArithmeticGradientNode", "MPSNNLabelsNode"}
-    separate = {"MPSNNForwardLossNode", "MPSNNLossGradientNode", "MPSNNInitialGradientNode"}  # the next test but one
-    states = {name for name in expected if name.endswith("StateNode")}
-    assert expected - bases - separate - states == names
+def test_every_node_class_that_can_be_made_has_a_factory():
+    """Abstract classes are bases of others."""
+    classes = [getattr(mpsnn, name) for name in dir(mpsnn) if name.endswith("Node")]
+    filters = {one for one in classes if isinstance(one, type) and issubclass(one, mpsnn.MPSNNFilterNode)}
+    concrete = {one.__name__ for one in filters if not any(other is not one and issubclass(other, one) for other in filters)}
+    bases_too = {"MPSCNNConvolutionNode", "MPSCNNConvolutionGradientNode", "MPSCNNBinaryConvolutionNode"}
+    assert concrete | bases_too == classes_with_a_factory()
 
 
 @pytest.mark.parametrize("engine", ENGINES)
-def test_a_loaded_training_graph_trains_identically(engine, tmp_path):
-    (end, sources), (_, others) = everything(), everything()
+def test_a_loaded_graph_of_nodes_without_a_gradient_is_the_same(engine, tmp_path):
+    images, sources = without_gradient()
+    graph = MPSNNGraph(engine, images)
+    graph.save(str(tmp_path / "graph.json"))
+    loaded = MPSNNGraph.load(str(tmp_path / "graph.json"), engine, without_gradient()[1])
+    assert loaded.debug_description == graph.debug_description
+    given = [numbers(2, 4, 4, 4, seed=seed) for seed in range(2)]
+    for one, other in zip(graph.run(given), loaded.run(given), strict=True):
+        np.testing.assert_array_equal(one, other)
+    assert len(sources) == 2
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize(("make", "shape"), [(everything, (8, 8, 2)), (family, (4, 4, 4))], ids=["everything", "family"])
+def test_a_loaded_training_graph_trains_identically(engine, make, shape, tmp_path):
+    (end, sources), (_, others) = make(), make()
     graph = MPSNNGraph(engine, end.result_image, False)
     graph.save(str(tmp_path / "graph.json"))
     loaded = MPSNNGraph.load(str(tmp_path / "graph.json"), engine, others, [False])
@@ -522,12 +492,15 @@ def test_a_loaded_training_graph_trains_identically(engine, tmp_path):
         assert one.padding_policy.label() == other.padding_policy.label()
         assert getattr(one, "training_style", None) == getattr(other, "training_style", None)
     for seed in range(3):
-        images, labels = numbers(4, 8, 8, 2, seed=seed), one_hot(3, 4, seed=seed)
+        images, labels = numbers(4, *shape, seed=seed), one_hot(3, 4, seed=seed)
+        if make is family:  # a box in each of two cells
+            labels = np.tile(np.array([0.5, 0.25, 1.25, 1.75, 1, 1], np.float32), (4, 1, 2, 1))
         outputs = []
         for which in (graph, loaded):
             states, exports, gradients = mpsnn.MPSCNNLossLabels(labels), [], []
             which.run([images], [states], exports, gradients)
-            outputs.append([states.loss_image.numpy(), exports[0].numpy(), gradients[0].gradient_for_weights])
+            outputs.append([states.loss_image.numpy(), exports[0].numpy(), *parameter_arrays(gradients[0]).values()])
+            assert len(outputs[-1]) >= 4
             assert all(np.isfinite(output).all() for output in outputs[-1])
         for one, other in zip(*outputs, strict=True):
             np.testing.assert_array_equal(one, other)
@@ -539,12 +512,7 @@ def test_a_loaded_training_graph_trains_identically(engine, tmp_path):
 
 
 def test_a_loaded_separable_loss_is_the_same(tmp_path):
-    x, labels, factors = (MPSNNImageNode(name) for name in ("x", "labels", "weights"))
-    value = mpsnn.MPSNNForwardLossNode(x, labels, factors, loss("Huber", delta=0.5, weight=2))
-    start = mpsnn.MPSNNInitialGradientNode(value.result_image)
-    (end,) = start.training_graph()
-    wrt_labels = value.gradient_filters(start.result_image)[1]
-    graph = MPSNNGraph("cpu", [value.result_image, end.result_image, wrt_labels.result_image])
+    graph = MPSNNGraph("cpu", separable_loss())
     graph.save(str(tmp_path / "loss.json"))
     loaded = MPSNNGraph.load(str(tmp_path / "loss.json"), "cpu")
     images = [numbers(2, 3, 3, 2, seed=i) for i in range(3)]

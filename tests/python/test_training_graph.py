@@ -321,7 +321,7 @@ def test_arithmetic_nodes_have_two_gradients_primary_first(kind):
     node = getattr(mpsnn, f"MPSNN{kind}Node")(a, b)
     primary, secondary = node.gradient_filters(incoming)
     assert [primary.is_secondary_source_filter, secondary.is_secondary_source_filter] == [False, True]
-    assert class_name(primary) == f"MPSNN{kind}GradientNode" == node.gradient_class().__name__
+    assert class_name(primary) == f"MPSNN{kind}GradientNode" == node.gradient_class.__name__
     operands = [primary.sources[1], secondary.sources[1]]
     assert operands == ([b, a] if kind == "Multiplication" else [a, b])  # a product needs the other operand
     with pytest.raises(mpsnn.GraphError, match=f"MPSNN{kind}Node.*two gradient nodes"):

@@ -520,6 +520,75 @@ def test_a_data_source_that_raises_leaves_the_step_undone_and_training_goes_on(k
     assert all((norm.values[name] == value).all() for name, value in other_norm.values.items())
 
 
+class MixedStyles:
+    """Our own data sources of every kind in GPU style, with optimizers, and one in Python in CPU style between them."""
+
+    def __init__(self, kind, method, engine):
+        self.python = source(breaking(kind, method), "middle")
+        self.own = [
+            weights(2, 4, label="first", seed=1, optimizer=adam()),
+            mpsnn.BatchNormalizationWeights(4, label="batch", optimizer=adam()),
+            mpsnn.InstanceNormalizationWeights(4, label="instance", optimizer=sgd(0.1, 0.9)),
+            mpsnn.GroupNormalizationWeights(4, 2, label="group", optimizer=adam()),
+            weights(3, 3, kernel=6, label="last", seed=3, optimizer=sgd(0.1, 0.9)),
+        ]
+        first, batch, instance, group, last = self.own
+        node = mpsnn.MPSCNNConvolutionNode(mpsnn.MPSNNImageNode("images"), first)
+        node = mpsnn.MPSCNNBatchNormalizationNode(node.result_image, batch)
+        node = mpsnn.MPSCNNInstanceNormalizationNode(node.result_image, instance)
+        node = mpsnn.MPSCNNConvolutionNode(mpsnn.MPSCNNGroupNormalizationNode(node.result_image, group).result_image, self.python)
+        node.training_style = STYLES.UpdateDeviceCPU
+        node = mpsnn.MPSCNNFullyConnectedNode(node.result_image, last)
+        node = mpsnn.MPSCNNLossNode(node.result_image, loss(weight=1 / 8))
+        self.graph = mpsnn.MPSNNGraph(engine, node.training_graph()[0].result_image, False)
+
+    def step(self, seed):
+        labels = mpsnn.MPSCNNLossLabels(one_hot(3, 8, seed=seed))
+        self.graph.run([numbers(8, 6, 6, 2, seed=seed)], [labels])
+        return labels.loss_image.numpy().copy()
+
+    def state(self):
+        """The bits of all values, histories and running statistics, time steps, and what the kernels use."""
+        values = [np.array(value).tobytes() for one in self.own for value in one.values.values()]
+        history = [np.array(vector).tobytes() for one in self.own for vector in one.history]
+        steps = [getattr(one.optimizer, "time_step", 0) for one in self.own]
+        states = [self.graph.export_weights(one) for one in (self.own[0], self.python, self.own[-1])]
+        return values, history, steps, [a.tobytes() for s in states for a in (s.weights, s.biases)], self.graph.encode_count
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize(("kind", "method"), [b[:2] for b in BREAKS if b[0] is CpuSource], ids=lambda b: getattr(b, "__name__", b))
+def test_a_cpu_style_source_that_raises_takes_back_what_gpu_style_optimizers_did(kind, method, engine):
+    """The optimizers run with the command buffer, before the completion phase in which the Python source gives up."""
+    broken, whole = MixedStyles(kind, method, engine), MixedStyles(kind, method, engine)
+    for seed in range(2):
+        np.testing.assert_array_equal(broken.step(seed), whole.step(seed))
+    before, values, biases = broken.state(), broken.python.values, broken.python.biases
+    for attempt in range(2):
+        broken.python.is_broken = True
+        with pytest.raises(Failing, match="gave up"):
+            broken.step(7 + attempt)
+        broken.python.is_broken = False
+        assert broken.state() == before
+        broken.python.values, broken.python.biases = values, biases  # its own arrays are its own affair
+    for seed in range(2, 4):
+        np.testing.assert_array_equal(broken.step(seed), whole.step(seed))
+    assert broken.state() == whole.state()
+    assert broken.state() != before
+
+
+def test_a_first_step_that_fails_leaves_a_history_of_zeros():
+    """The vectors are made when the step is encoded; what the optimizers wrote into them is taken back."""
+    net = MixedStyles(CpuSource, "update", "cpu")
+    net.python.is_broken = True
+    values, _, *rest = net.state()
+    with pytest.raises(Failing, match="gave up"):
+        net.step(0)
+    left, history, *others = net.state()
+    assert (left, others) == (values, rest)
+    assert not any(any(vector) for vector in history)
+
+
 def test_a_source_that_writes_into_the_state_and_raises_is_undone():
     class Scribbler(CpuSource):
         def update(self, gradient_state, source_state):

@@ -77,7 +77,7 @@ class MPSNN_API NNGraph {
   HandlePtr result_handle() const;
   bool result_image_is_needed() const;
   std::size_t result_count() const;
-  /// How many nodes read the source image (state) at this position of the handle lists.
+  /// By how much an encode lowers the read count of the temporary source image (state) at this position of the handle lists.
   std::size_t read_count_for_source_image_at_index(std::size_t index) const;
   std::size_t read_count_for_source_state_at_index(std::size_t index) const;
 

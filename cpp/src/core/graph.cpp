@@ -170,15 +170,12 @@ void require_index(std::size_t index, std::size_t count, const char* what) {
 
 std::size_t NNGraph::read_count_for_source_image_at_index(std::size_t index) const {
   require_index(index, impl_->source_images.size(), "source image");
-  std::size_t count = 0;
-  for (const FilterNodePtr& node : impl_->nodes)
-    for (const ImageNodePtr& source : node->sources()) count += source.get() == impl_->source_images[index];
-  return count;
+  return 1;  // MPS: once per encode, however many filters read it (MPS_SEMANTICS 1.3)
 }
 
 std::size_t NNGraph::read_count_for_source_state_at_index(std::size_t index) const {
   require_index(index, impl_->source_states.size(), "source state");
-  return 1;  // a loss node has a placeholder of its own
+  return 1;
 }
 
 std::vector<HandlePtr> NNGraph::source_state_handles() const {
