@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Writes the enumerations of the API facts as C++ and as their Python binding.
 
-    python tools/generate_enums.py           write both files
-    python tools/generate_enums.py --check   exit 1 when a file is stale
+python tools/generate_enums.py           write both files
+python tools/generate_enums.py --check   exit 1 when a file is stale
 """
 
 import json
@@ -40,8 +40,14 @@ def header(enums):
 
 
 def binding(enums):
-    lines = [NOTICE, '#include <pybind11/native_enum.h>\n', '#include "bindings.hpp"', '#include "mpsnn/enums.hpp"\n',
-             "namespace mpsnn::python {\n", "void bind_enums(py::module_& m) {"]
+    lines = [
+        NOTICE,
+        "#include <pybind11/native_enum.h>\n",
+        '#include "bindings.hpp"',
+        '#include "mpsnn/enums.hpp"\n',
+        "namespace mpsnn::python {\n",
+        "void bind_enums(py::module_& m) {",
+    ]
     for enum in enums:
         kind = "enum.IntFlag" if enum["options"] else "enum.IntEnum"
         name = cpp_name(enum["name"])
@@ -59,7 +65,9 @@ def main():
     enums = json.loads(FACTS.read_text())["enums"]
     files = {HEADER: header(enums), BINDING: binding(enums)}
     if "--check" in sys.argv:
-        stale = [str(path.relative_to(ROOT)) for path, text in files.items() if not path.exists() or path.read_text() != text]
+        stale = [
+            str(path.relative_to(ROOT)) for path, text in files.items() if not path.exists() or path.read_text() != text
+        ]
         if stale:
             sys.exit("stale, run tools/generate_enums.py: " + ", ".join(stale))
         return

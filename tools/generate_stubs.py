@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Writes python/mpsnn/_mpsnn.pyi from the installed compiled module.
 
-    python tools/generate_stubs.py           write the file
-    python tools/generate_stubs.py --check   exit 1 and show the difference when the file is stale
+python tools/generate_stubs.py           write the file
+python tools/generate_stubs.py --check   exit 1 and show the difference when the file is stale
 """
 
 import difflib
@@ -62,7 +62,9 @@ def main():
         return
     written = STUB.read_text() if STUB.exists() else ""
     if written != text:
-        sys.stdout.writelines(difflib.unified_diff(written.splitlines(True), text.splitlines(True), "committed", "generated"))
+        sys.stdout.writelines(
+            difflib.unified_diff(written.splitlines(True), text.splitlines(True), "committed", "generated")
+        )
         sys.exit("stale, run tools/generate_stubs.py")
 
 

@@ -18,15 +18,25 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from typing_extensions import Self
 
 import mpsnn
 from mpsnn._errors import make_error
 
-_PARAMETERS = {"weights": "gradient_for_weights", "biases": "gradient_for_biases", "gamma": "gradient_for_gamma", "beta": "gradient_for_beta"}
+_PARAMETERS = {
+    "weights": "gradient_for_weights",
+    "biases": "gradient_for_biases",
+    "gamma": "gradient_for_gamma",
+    "beta": "gradient_for_beta",
+}
 # Of an element-wise function, whose flops a plan counts as one: an exponential takes a reduction of its argument and a polynomial of
 # degree 6 or 7, a division and a root some more.
 _ROUNDINGS = 16.0
-_UPDATES = [f"{name}{ending}" for name in ("update", "update_gamma_and_beta", "update_mean_and_variance") for ending in ("", "_with_command_buffer")]
+_UPDATES = [
+    f"{name}{ending}"
+    for name in ("update", "update_gamma_and_beta", "update_mean_and_variance")
+    for ending in ("", "_with_command_buffer")
+]
 
 
 @dataclass
@@ -103,7 +113,9 @@ class GradientGraph:
             results, self.wired, self.last = [], False, graph_or_node
         else:
             sentence = "check_gradients() takes a graph or a filter node."
-            raise make_error("OptionError", sentence, expected="MPSNNGraph or MPSNNFilterNode", actual=type(graph_or_node).__name__)
+            raise make_error(
+                "OptionError", sentence, expected="MPSNNGraph or MPSNNFilterNode", actual=type(graph_or_node).__name__
+            )
         self._results = results
         self._given_result = result
 
@@ -112,7 +124,7 @@ class GradientGraph:
 
     # --- wiring
 
-    def __enter__(self) -> GradientGraph:
+    def __enter__(self) -> Self:
         try:
             self._wire()
         except BaseException:
@@ -154,7 +166,10 @@ class GradientGraph:
     def _freeze(self, source: Any) -> None:
         """No update may change parameters or running statistics."""
         if hasattr(source, "set_values"):
-            values, history = ({name: np.array(v) for name, v in source.values.items()}, [np.array(v) for v in source.history])
+            values, history = (
+                {name: np.array(v) for name, v in source.values.items()},
+                [np.array(v) for v in source.history],
+            )
             self._undo.append(lambda: source.set_values(**values))
             if source.optimizer is not None:
                 optimizer = source.optimizer
@@ -165,7 +180,9 @@ class GradientGraph:
         for name in _UPDATES:
             if hasattr(source, name) and hasattr(source, "__dict__"):
                 kept = vars(source).get(name)
-                self._undo.append(lambda name=name, kept=kept: delattr(source, name) if kept is None else setattr(source, name, kept))
+                self._undo.append(
+                    lambda name=name, kept=kept: delattr(source, name) if kept is None else setattr(source, name, kept)
+                )
                 setattr(source, name, lambda *_: None)
 
     def _make_backward(self) -> list[Any]:
@@ -185,12 +202,20 @@ class GradientGraph:
             self._of_image[self.last.sources[0]] = self.last  # the gradient of the input itself
         if not made and not origin:
             raise self._no_gradient(self.last)
-        self.objective = None if _is_loss(self.last) else self.last.sources[0] if _is_initial(self.last) else self.last.result_image
+        self.objective = (
+            None if _is_loss(self.last) else self.last.sources[0] if _is_initial(self.last) else self.last.result_image
+        )
         return made + ([self.last] if origin else [])
 
     def _no_gradient(self, node: Any) -> Exception:
         sentence = f"{type(node).__name__}: nothing in front of it has a gradient."
-        return make_error("GraphError", sentence, expected="a node with a gradient", hint="check a node further forward", node=type(node).__name__)
+        return make_error(
+            "GraphError",
+            sentence,
+            expected="a node with a gradient",
+            hint="check a node further forward",
+            node=type(node).__name__,
+        )
 
     def _find_backward(self) -> list[Any]:
         """Gradient nodes of a graph as it is, and all that uses their results. What is differentiated: losses, the source of an
@@ -198,7 +223,12 @@ class GradientGraph:
         backward: list[Any] = []
         images: list[Any] = []
         for node in self.nodes:  # in execution order
-            if _is_gradient(node) or _is_loss(node) or _is_initial(node) or any(s is image for s in node.sources for image in images):
+            if (
+                _is_gradient(node)
+                or _is_loss(node)
+                or _is_initial(node)
+                or any(s is image for s in node.sources for image in images)
+            ):
                 backward.append(node)
                 images.append(node.result_image)
         forward = [node for node in self.nodes if not any(node is other for other in backward)]
@@ -213,7 +243,13 @@ class GradientGraph:
             last = [n for n in forward if not any(n.result_image is s for other in forward for s in other.sources)]
             if len(last) != 1:
                 sentence = "it is not clear which node's result the gradients belong to."
-                raise make_error("OptionError", sentence, expected="one last forward node", actual=f"{len(last)}", hint="check_gradients(graph, result=node)")
+                raise make_error(
+                    "OptionError",
+                    sentence,
+                    expected="one last forward node",
+                    actual=f"{len(last)}",
+                    hint="check_gradients(graph, result=node)",
+                )
             self.objective = last[0].result_image
         return backward
 
@@ -229,7 +265,12 @@ class GradientGraph:
         incoming = [image for image in loose["backward"] if not any(image is other for other in self.inputs)]
         if self.wired and incoming:
             if len(incoming) > 1:
-                raise make_error("OptionError", "gradient nodes read several images that nothing makes.", expected="one incoming gradient", actual=len(incoming))
+                raise make_error(
+                    "OptionError",
+                    "gradient nodes read several images that nothing makes.",
+                    expected="one incoming gradient",
+                    actual=len(incoming),
+                )
             self.incoming_node = incoming[0]
         self.handles = [_handle_text(image.handle) for image in self.inputs]
         for i, image in enumerate(self.inputs):
@@ -243,15 +284,32 @@ class GradientGraph:
     def _match_results(self) -> None:
         for result in self._results:
             maker = self._producer(result)
-            if maker is None or not (_is_gradient(maker) or any(_is_gradient(self._producer(s)) for s in maker.sources)):
+            if maker is None or not (
+                _is_gradient(maker) or any(_is_gradient(self._producer(s)) for s in maker.sources)
+            ):
                 continue
             handle = _handle_text(result.handle)
-            found = [image for image, name in zip(self.inputs, self.handles, strict=True) if name is not None and name == handle]
-            if not found and _is_gradient(maker) and len(maker.sources) > 1 and not re.search("Multiplication|SoftMax", type(maker).__name__):
+            found = [
+                image
+                for image, name in zip(self.inputs, self.handles, strict=True)
+                if name is not None and name == handle
+            ]
+            if (
+                not found
+                and _is_gradient(maker)
+                and len(maker.sources) > 1
+                and not re.search("Multiplication|SoftMax", type(maker).__name__)
+            ):
                 found = [image for image in self.inputs if image is maker.sources[1]]
             if len(found) != 1:
                 sentence = "it is not clear which input a gradient image belongs to."
-                raise make_error("OptionError", sentence, expected=f"a handle of {self.handles}", actual=handle, hint="give the gradient image the handle of its input")
+                raise make_error(
+                    "OptionError",
+                    sentence,
+                    expected=f"a handle of {self.handles}",
+                    actual=handle,
+                    hint="give the gradient image the handle of its input",
+                )
             self.gradients.append((found[0], result))
 
     def _find_parameters(self) -> None:
@@ -262,7 +320,14 @@ class GradientGraph:
         sources: dict[int, tuple[Any, list[Any]]] = {}
         for node in self.forward:
             source = _source_of(node)
-            reader = next((g for g in self.gradient_nodes if source is not None and any(s is _state_of(node) for s in g.source_states)), None)
+            reader = next(
+                (
+                    g
+                    for g in self.gradient_nodes
+                    if source is not None and any(s is _state_of(node) for s in g.source_states)
+                ),
+                None,
+            )
             if reader is None or reader.training_style == mpsnn.MPSNNTrainingStyle.UpdateDeviceNone:
                 continue  # not trained: no engine computes its gradients
             state = _state_of(node)
@@ -272,18 +337,31 @@ class GradientGraph:
             self._places[id(node)] = (reader.sources[0], node.sources[0])
             sources.setdefault(id(source), (source, []))[1].append(node)
         for source, nodes in sources.values():
-            reason = "" if hasattr(source, "set_values") else "the data source is a class of its own, without set_values()"
+            reason = (
+                "" if hasattr(source, "set_values") else "the data source is a class of its own, without set_values()"
+            )
             label = nodes[0].label or source.label()
             for name in _names_of(source, nodes[0]):
-                self.targets.append(Target(type(nodes[0]).__name__, label, name, source, name, tuple(nodes), reason or self._loss_reason()))
+                self.targets.append(
+                    Target(
+                        type(nodes[0]).__name__, label, name, source, name, tuple(nodes), reason or self._loss_reason()
+                    )
+                )
         if not self.targets:
             raise self._no_gradient(self.last or self.nodes[-1])
 
     def _image_target(self, image: Any) -> Target:
-        reader = next((node for node in [*self.forward, *self.nodes] if any(image is s for s in node.sources)), self.last)
+        reader = next(
+            (node for node in [*self.forward, *self.nodes] if any(image is s for s in node.sources)), self.last
+        )
         number = next(i for i, other in enumerate(self.inputs) if other is image)
         name = self.handles[number]
-        return Target(type(reader).__name__, reader.label or "", f'image "{name}"' if name else f"image {number}", no_difference=self._loss_reason())
+        return Target(
+            type(reader).__name__,
+            reader.label or "",
+            f'image "{name}"' if name else f"image {number}",
+            no_difference=self._loss_reason(),
+        )
 
     # --- sizes
 
@@ -295,15 +373,30 @@ class GradientGraph:
             unknown = [name for name in given if name not in self.handles]
             if not unknown:
                 return [given.get(name) if name is not None else None for name in self.handles]
-            raise make_error("OptionError", f"{what} names inputs that the graph does not have.", expected=self.handles, actual=unknown)
-        order = [handle for handle in self._runner("reference", False).source_image_handles if handle != "check incoming"]
+            raise make_error(
+                "OptionError",
+                f"{what} names inputs that the graph does not have.",
+                expected=self.handles,
+                actual=unknown,
+            )
+        order = [
+            handle for handle in self._runner("reference", False).source_image_handles if handle != "check incoming"
+        ]
         if len(given) != len(self.inputs):
-            raise make_error("OptionError", f"{what} has another length than the graph has inputs.", expected=len(self.inputs), actual=len(given))
+            raise make_error(
+                "OptionError",
+                f"{what} has another length than the graph has inputs.",
+                expected=len(self.inputs),
+                actual=len(given),
+            )
         position = {handle: i for i, handle in enumerate(order)}
         return [given[position.get(f"check input {i}", i)] for i in range(len(self.inputs))]
 
     def shapes(self, given: Any) -> list[tuple[int, ...]]:
-        found = [self._guess(image) if shape is None else tuple(shape) for image, shape in zip(self.inputs, self.by_input(given, "source_shapes"), strict=True)]
+        found = [
+            self._guess(image) if shape is None else tuple(shape)
+            for image, shape in zip(self.inputs, self.by_input(given, "source_shapes"), strict=True)
+        ]
         self._plan(found)  # raises what a step would
         return found
 
@@ -342,7 +435,9 @@ class GradientGraph:
         """Roundings that one element of a gradient sees: flops per result element, over all operations, at least _ROUNDINGS each."""
         shape = () if incoming is None else incoming.shape
         operations = self._plan([x.shape for x in images], shape).operations
-        return sum(max(_ROUNDINGS, op.flops / max(1, math.prod(map(int, re.findall(r"\d+", op.result))))) for op in operations)
+        return sum(
+            max(_ROUNDINGS, op.flops / max(1, math.prod(map(int, re.findall(r"\d+", op.result))))) for op in operations
+        )
 
     # --- running
 
@@ -351,8 +446,12 @@ class GradientGraph:
             results = [node.result_image for node in self.losses] if self.objective is None else [self.objective]
             results = [image for image in results if not any(image is other for other in self.inputs)]
             if gradients or not results:
-                results += [image for _, image in self.gradients] + [image for pair in self._places.values() for image in pair]
-                results += [node.result_image for node in self.gradient_nodes if node.source_states and not self.gradients]
+                results += [image for _, image in self.gradients] + [
+                    image for pair in self._places.values() for image in pair
+                ]
+                results += [
+                    node.result_image for node in self.gradient_nodes if node.source_states and not self.gradients
+                ]
             self._graphs[device, gradients] = (_graph(device, self._distinct(results)), self._distinct(results))
         return self._graphs[device, gradients][0]
 
@@ -360,21 +459,35 @@ class GradientGraph:
         given = [*self.inputs, self.incoming_node]
         return [image for i, image in enumerate(images) if not any(image is other for other in [*given, *images[:i]])]
 
-    def run(self, device: str, images: list[np.ndarray], incoming: np.ndarray | None, labels: list[np.ndarray], gradients: bool = True) -> Step:
+    def run(
+        self,
+        device: str,
+        images: list[np.ndarray],
+        incoming: np.ndarray | None,
+        labels: list[np.ndarray],
+        gradients: bool = True,
+    ) -> Step:
         graph = self._runner(device, gradients)
         dtype = np.float64 if device == "reference" else np.float32
         given = {f"check input {i}": np.ascontiguousarray(x, dtype) for i, x in enumerate(images)}
         if incoming is not None:
             given["check incoming"] = np.ascontiguousarray(incoming, dtype)
         sums = self._sums_of_losses(labels)
-        states = [mpsnn.MPSCNNLossLabels(t.astype(dtype), None, whole) for t, (whole, _) in zip(labels, sums, strict=True)]
+        states = [
+            mpsnn.MPSCNNLossLabels(t.astype(dtype), None, whole) for t, (whole, _) in zip(labels, sums, strict=True)
+        ]
         order = {f"labels {i}": state for i, state in enumerate(states)}
         exported: list[Any] = []
         graph.encode_count = 0  # the same dropout masks every time
         arguments = [given[handle] for handle in graph.source_image_handles]
-        results = graph.run(arguments, [order[handle] for handle in graph.source_state_handles], destination_states=exported)
+        results = graph.run(
+            arguments, [order[handle] for handle in graph.source_state_handles], destination_states=exported
+        )
         results = results if isinstance(results, list) else [results]
-        values = {id(node): np.array(image.numpy()) for node, image in zip(self._graphs[device, gradients][1], results, strict=True)}
+        values = {
+            id(node): np.array(image.numpy())
+            for node, image in zip(self._graphs[device, gradients][1], results, strict=True)
+        }
         values |= {id(node): given[f"check input {i}"] for i, node in enumerate(self.inputs)}
         if self.incoming_node is not None and incoming is not None:
             values[id(self.incoming_node)] = given["check incoming"]
@@ -388,7 +501,13 @@ class GradientGraph:
             return Step(outputs, factors, [], [])
         return self._collect(outputs, factors, values, dict(zip(graph.result_state_handles, exported, strict=True)))
 
-    def _collect(self, outputs: list[np.ndarray], factors: list[np.ndarray | None], values: dict[int, np.ndarray], exported: Mapping[Any, Any]) -> Step:
+    def _collect(
+        self,
+        outputs: list[np.ndarray],
+        factors: list[np.ndarray | None],
+        values: dict[int, np.ndarray],
+        exported: Mapping[Any, Any],
+    ) -> Step:
         gradients = [values[id(image)] for _, image in self.gradients]
         sums = [0.0] * len(gradients)
         handles = {id(node): handle for node, handle in self._states}
@@ -441,7 +560,9 @@ class GradientGraph:
             if kind == kinds.Mean and _field(loss, "loss_type") == types.SoftMaxCrossEntropy:
                 count //= t.shape[3]
             count *= t.shape[0] if _field(loss, "reduce_across_batch") else 1
-            factors.append((kind == kinds.None_, float(count if kind in (kinds.Mean, kinds.SumByNonZeroWeights) else 1)))
+            factors.append(
+                (kind == kinds.None_, float(count if kind in (kinds.Mean, kinds.SumByNonZeroWeights) else 1))
+            )
         return factors
 
     def reload(self) -> None:
@@ -449,10 +570,15 @@ class GradientGraph:
         for graph, _ in self._graphs.values():
             graph.reload_from_data_sources()
 
-    def is_forward_enough(self, images: list[np.ndarray], incoming: np.ndarray | None, labels: list[np.ndarray]) -> bool:
+    def is_forward_enough(
+        self, images: list[np.ndarray], incoming: np.ndarray | None, labels: list[np.ndarray]
+    ) -> bool:
         """Whether the graph without gradients computes the same bits. A batch normalization takes other statistics then."""
         if self.forward_only is None:
-            whole, forward = (self.run("reference", images, incoming if full else None, labels, gradients=full).outputs for full in (True, False))
+            whole, forward = (
+                self.run("reference", images, incoming if full else None, labels, gradients=full).outputs
+                for full in (True, False)
+            )
             self.forward_only = all(np.array_equal(a, b) for a, b in zip(whole, forward, strict=True))
         return self.forward_only
 
@@ -470,4 +596,11 @@ def _field(saved: Mapping[str, Any], name: str) -> Any:
     """A number of a saved node, wherever in it."""
     if name in saved:
         return saved[name]
-    return next((found for value in saved.values() if isinstance(value, Mapping) and (found := _field(value, name)) is not None), None)
+    return next(
+        (
+            found
+            for value in saved.values()
+            if isinstance(value, Mapping) and (found := _field(value, name)) is not None
+        ),
+        None,
+    )

@@ -4,7 +4,7 @@
 import enum as _enum
 
 from . import _mpsnn
-from ._mpsnn import *  # noqa: F403
+from ._mpsnn import *
 from .errors import DeviceError, Error, FileError, GraphError, OptionError, ShapeError, WeightError  # noqa: F401
 
 # Apple's flat constants too, so that code written for other bindings runs: MPSCNNNeuronTypeReLU is MPSCNNNeuronType.ReLU.

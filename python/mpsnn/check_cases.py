@@ -37,7 +37,9 @@ class Case:
     keep: Any = field(default=None, repr=False)
 
     def check(self, seed: int = 0, **options: Any) -> GradientReport:
-        return check_gradients(self.node, source_shapes=self.shapes, draw=self.draw, labels=self.labels, seed=seed, **options)
+        return check_gradients(
+            self.node, source_shapes=self.shapes, draw=self.draw, labels=self.labels, seed=seed, **options
+        )
 
 
 Maker = Callable[[str, Generator, int], Case]
@@ -55,7 +57,9 @@ def _makes(*names: str) -> Callable[[Maker], Maker]:
 def cases_of(node_class: str, count: int, seed: int = 0) -> Iterable[Case]:
     """The first `count` cases of a class; number k is the same whatever the count."""
     for number in range(count):
-        yield MAKERS[node_class](node_class, np.random.default_rng([zlib.crc32(node_class.encode()), seed, number]), number)
+        yield MAKERS[node_class](
+            node_class, np.random.default_rng([zlib.crc32(node_class.encode()), seed, number]), number
+        )
 
 
 def _inputs(count: int) -> list[Any]:
@@ -93,7 +97,9 @@ class Window:
 
     def text(self) -> str:
         padding = f"explicit {self.explicit}" if self.explicit else str(Method(self.method))
-        sizes = zip(("size", "kernel", "stride", "dilation"), (self.size, self.kernel, self.stride, self.dilation), strict=True)
+        sizes = zip(
+            ("size", "kernel", "stride", "dilation"), (self.size, self.kernel, self.stride, self.dilation), strict=True
+        )
         return ", ".join(f"{name} {pair[0]} x {pair[1]}" for name, pair in sizes) + f", {padding}"
 
 
@@ -108,7 +114,12 @@ WINDOWS = [
     Window((1, 6), (2, 3), (1, 2), (1, 2), method=Method.SizeSame | Method.AddRemainderToBottomLeft),
 ]
 _ALIGN = [Method.AlignCentered, Method.AlignTopLeft, Method.AlignBottomRight]
-_REMAINDER = [Method.AddRemainderToTopLeft, Method.AddRemainderToTopRight, Method.AddRemainderToBottomLeft, Method.AddRemainderToBottomRight]
+_REMAINDER = [
+    Method.AddRemainderToTopLeft,
+    Method.AddRemainderToTopRight,
+    Method.AddRemainderToBottomLeft,
+    Method.AddRemainderToBottomRight,
+]
 
 
 def _window(rng: Generator, number: int, dilates: bool) -> Window:
@@ -127,7 +138,9 @@ def _window(rng: Generator, number: int, dilates: bool) -> Window:
 # --- convolution
 
 
-def _weights(rng: Generator, kernel: tuple[int, ...], inputs: int, outputs: int, kind: Any = None, **properties: Any) -> Any:
+def _weights(
+    rng: Generator, kernel: tuple[int, ...], inputs: int, outputs: int, kind: Any = None, **properties: Any
+) -> Any:
     descriptor = (kind or mpsnn.MPSCNNConvolutionDescriptor)(kernel[1], kernel[0], inputs, outputs, **properties)
     weights = mpsnn.ConvolutionWeights(descriptor, seed=int(rng.integers(1 << 30)), label="weights")
     weights.set_values(biases=rng.normal(size=outputs).astype(np.float32))
@@ -161,7 +174,13 @@ def _fully_connected(name: str, rng: Generator, number: int) -> Case:
     inputs, outputs = (int(n) for n in rng.integers(1, 6, 2))
     weights = _weights(rng, (height, width), inputs, outputs)
     node = mpsnn.MPSCNNFullyConnectedNode(_inputs(1)[0], weights)
-    return Case(name, f"{height} x {width} x {inputs} to {outputs}", node, [(images, height, width, inputs)], geometry=SimpleNamespace(source=weights))
+    return Case(
+        name,
+        f"{height} x {width} x {inputs} to {outputs}",
+        node,
+        [(images, height, width, inputs)],
+        geometry=SimpleNamespace(source=weights),
+    )
 
 
 @_makes("MPSCNNConvolutionTransposeNode")
@@ -174,7 +193,9 @@ def _transpose(name: str, rng: Generator, number: int) -> Case:
     method = style | _ALIGN[rng.integers(3)] | _REMAINDER[rng.integers(4)]
     groups = 1 + number % 2
     inputs, outputs = (groups * int(rng.integers(1, 4)) for _ in range(2))
-    weights = _weights(rng, kernel, inputs, outputs, stride_in_pixels_y=stride[0], stride_in_pixels_x=stride[1], groups=groups)
+    weights = _weights(
+        rng, kernel, inputs, outputs, stride_in_pixels_y=stride[0], stride_in_pixels_x=stride[1], groups=groups
+    )
     node = mpsnn.MPSCNNConvolutionTransposeNode(_inputs(1)[0], weights)
     node.padding_policy = mpsnn.MPSNNDefaultPadding(method)
     window = Window((size[0], size[1]), kernel, stride, method=method)  # type: ignore[arg-type]
@@ -224,7 +245,9 @@ def _neuron(name: str, rng: Generator, number: int) -> Case:
     values: Any = choices[number % len(choices)]
     arguments = [rng.uniform(-0.5, 0.5, shape[3]).astype(np.float32)] if "PReLU" in name else values
     node = getattr(mpsnn, name)(_inputs(1)[0], *arguments)
-    geometry = SimpleNamespace(a=getattr(node, "a", 0), b=getattr(node, "b", 0), c=getattr(node, "c", 0), slopes=arguments)
+    geometry = SimpleNamespace(
+        a=getattr(node, "a", 0), b=getattr(node, "b", 0), c=getattr(node, "c", 0), slopes=arguments
+    )
     return Case(name, f"parameters {values}", node, [shape], [draw], geometry=geometry)
 
 
@@ -236,8 +259,12 @@ def _arithmetic(name: str, rng: Generator, number: int) -> Case:
     shape = (*_size(rng, 4), int(rng.integers(1, 6)))
     node = getattr(mpsnn, name)(*_inputs(2))
     node.primary_scale, node.secondary_scale, node.bias = 0.75, -1.25, 0.5
-    strides = [1, 1, 1] if number % 2 == 0 else [int(n) for n in rng.integers(0, 2, 3)]  # y, x, channels of the secondary source
-    node.secondary_stride_in_pixels_y, node.secondary_stride_in_pixels_x, node.secondary_stride_in_feature_channels = strides
+    strides = (
+        [1, 1, 1] if number % 2 == 0 else [int(n) for n in rng.integers(0, 2, 3)]
+    )  # y, x, channels of the secondary source
+    node.secondary_stride_in_pixels_y, node.secondary_stride_in_pixels_x, node.secondary_stride_in_feature_channels = (
+        strides
+    )
     clamps = number % 3 == 2
     if clamps:
         node.minimum_value, node.maximum_value = -1.0, 1.25
@@ -250,14 +277,22 @@ def _arithmetic(name: str, rng: Generator, number: int) -> Case:
 def _concatenation(name: str, rng: Generator, number: int) -> Case:
     channels = [int(n) for n in rng.integers(1, 10, 2 + number % 3)]
     size = _size(rng)
-    return Case(name, f"channels {channels}", mpsnn.MPSNNConcatenationNode(_inputs(len(channels))), [(*size, c) for c in channels], geometry=SimpleNamespace())
+    return Case(
+        name,
+        f"channels {channels}",
+        mpsnn.MPSNNConcatenationNode(_inputs(len(channels))),
+        [(*size, c) for c in channels],
+        geometry=SimpleNamespace(),
+    )
 
 
 # --- normalization
 
 
 def _affine(rng: Generator, weights: Any, channels: int) -> Any:
-    weights.set_values(gamma=rng.uniform(0.5, 1.5, channels).astype(np.float32), beta=rng.normal(size=channels).astype(np.float32))
+    weights.set_values(
+        gamma=rng.uniform(0.5, 1.5, channels).astype(np.float32), beta=rng.normal(size=channels).astype(np.float32)
+    )
     return weights
 
 
@@ -272,7 +307,9 @@ def _normalization(name: str, rng: Generator, number: int) -> Case:
     source: Any
     if "Batch" in name:
         source = mpsnn.BatchNormalizationWeights(channels, **options)
-        source.set_values(mean=rng.normal(size=channels).astype(np.float32), variance=rng.uniform(0.5, 2, channels).astype(np.float32))
+        source.set_values(
+            mean=rng.normal(size=channels).astype(np.float32), variance=rng.uniform(0.5, 2, channels).astype(np.float32)
+        )
     elif "Group" in name:
         source = mpsnn.GroupNormalizationWeights(channels, groups, **options)
     else:
@@ -281,8 +318,16 @@ def _normalization(name: str, rng: Generator, number: int) -> Case:
     if "Batch" in name and number % 3 == 2:
         flags = mpsnn.MPSCNNBatchNormalizationFlags.CalculateStatisticsNever
         node.flags = flags
-    geometry = SimpleNamespace(source=source, groups=groups, epsilon=float(np.float32(options["epsilon"])), fixed=flags is not None)
-    return Case(name, f"{channels} channels, {groups} groups{', fixed statistics' if flags else ''}", node, [shape], geometry=geometry)
+    geometry = SimpleNamespace(
+        source=source, groups=groups, epsilon=float(np.float32(options["epsilon"])), fixed=flags is not None
+    )
+    return Case(
+        name,
+        f"{channels} channels, {groups} groups{', fixed statistics' if flags else ''}",
+        node,
+        [shape],
+        geometry=geometry,
+    )
 
 
 @_makes("MPSCNNSpatialNormalizationNode", "MPSCNNLocalContrastNormalizationNode", "MPSCNNCrossChannelNormalizationNode")
@@ -343,7 +388,9 @@ def _loss_node(name: str, rng: Generator, number: int) -> Case:
     shape = (*_size(rng, 3), int(rng.integers(2, 6)))
     node = mpsnn.MPSCNNLossNode(_inputs(1)[0], descriptor)
     draws = _LOSSES[kind]
-    return Case(name, f"{kind}, {reduction}", node, [shape], [draws[0]], draws[1], SimpleNamespace(kind=kind, sums=True))
+    return Case(
+        name, f"{kind}, {reduction}", node, [shape], [draws[0]], draws[1], SimpleNamespace(kind=kind, sums=True)
+    )
 
 
 @_makes("MPSNNForwardLossNode")
@@ -369,7 +416,11 @@ def _initial(name: str, rng: Generator, number: int) -> Case:
 @_makes("MPSCNNYOLOLossNode")
 def _yolo(name: str, rng: Generator, number: int) -> Case:
     """Without rescore: with it, the overlap counts as a constant though it is none (MPS_SEMANTICS 14.6)."""
-    types, classes, boxes = mpsnn.MPSCNNLossType, 1 + number % 3, np.array([[1.0, 2.0], [2.5, 1.5]], np.float32)[: 1 + number % 2]
+    types, classes, boxes = (
+        mpsnn.MPSCNNLossType,
+        1 + number % 3,
+        np.array([[1.0, 2.0], [2.5, 1.5]], np.float32)[: 1 + number % 2],
+    )
     reduction = mpsnn.MPSCNNReductionType.Sum
     kinds = types.MeanSquaredError, types.Huber, types.SigmoidCrossEntropy, types.SoftMaxCrossEntropy
     descriptor = mpsnn.MPSCNNYOLOLossDescriptor(*kinds, reduction, boxes.ravel().tolist(), len(boxes))
@@ -383,7 +434,13 @@ def _yolo(name: str, rng: Generator, number: int) -> Case:
         return t.reshape(shape)
 
     shape = (*_size(rng, 3), (5 + classes) * len(boxes))
-    return Case(name, f"{len(boxes)} anchors, {classes} classes", mpsnn.MPSCNNYOLOLossNode(_inputs(1)[0], descriptor), [shape], labels=labels)
+    return Case(
+        name,
+        f"{len(boxes)} anchors, {classes} classes",
+        mpsnn.MPSCNNYOLOLossNode(_inputs(1)[0], descriptor),
+        [shape],
+        labels=labels,
+    )
 
 
 # --- resampling, shapes
@@ -395,7 +452,13 @@ def _upsampling(name: str, rng: Generator, number: int) -> Case:
     aligned = [bool(number % 2)] if "Bilinear" in name else []
     node = getattr(mpsnn, name)(_inputs(1)[0], x, y, *aligned)
     about = f"factors {y} x {x}{', corners aligned' if any(aligned) else ''}"
-    return Case(name, about, node, [(*_size(rng), int(rng.integers(1, 6)))], geometry=SimpleNamespace(factors=(y, x), aligned=any(aligned)))
+    return Case(
+        name,
+        about,
+        node,
+        [(*_size(rng), int(rng.integers(1, 6)))],
+        geometry=SimpleNamespace(factors=(y, x), aligned=any(aligned)),
+    )
 
 
 @_makes("MPSNNReshapeNode")
@@ -403,7 +466,13 @@ def _reshape(name: str, rng: Generator, number: int) -> Case:
     images, a, b = _size(rng)
     shape = [(images, a, b, 2), (images, a, 4, b), (images, 1, a, b)][number % 3]
     height, width, channels = [(b, 2, a), (1, 1, 4 * a * b), (b, a, 1)][number % 3]
-    return Case(name, f"{shape[1:]} to {(height, width, channels)}", mpsnn.MPSNNReshapeNode(_inputs(1)[0], width, height, channels), [shape], geometry=SimpleNamespace(size=(height, width, channels)))
+    return Case(
+        name,
+        f"{shape[1:]} to {(height, width, channels)}",
+        mpsnn.MPSNNReshapeNode(_inputs(1)[0], width, height, channels),
+        [shape],
+        geometry=SimpleNamespace(size=(height, width, channels)),
+    )
 
 
 @_makes("MPSNNPadNode")
@@ -412,7 +481,13 @@ def _pad(name: str, rng: Generator, number: int) -> Case:
     before, after = ([int(n) for n in rng.integers(0, 4, 3)] for _ in range(2))
     node = mpsnn.MPSNNPadNode(_inputs(1)[0], mpsnn.MPSImageCoordinate(*before), mpsnn.MPSImageCoordinate(*after), edge)
     geometry = SimpleNamespace(edge=edge, before=before, after=after)
-    return Case(name, f"{edge.name}, (x, y, channel) before {before}, after {after}", node, [(*_size(rng, 4), int(rng.integers(1, 5)))], geometry=geometry)
+    return Case(
+        name,
+        f"{edge.name}, (x, y, channel) before {before}, after {after}",
+        node,
+        [(*_size(rng, 4), int(rng.integers(1, 5)))],
+        geometry=geometry,
+    )
 
 
 @_makes("MPSNNReductionSpatialMeanNode")
@@ -423,13 +498,21 @@ def _spatial_mean(name: str, rng: Generator, number: int) -> Case:
     if number % 2:
         clip = (1, 0, 2, 3)
         node.clip_rect_source = mpsnn.MTLRegion(*clip)
-    return Case(name, f"clip rectangle (x, y, width, height) {clip}", node, [shape], geometry=SimpleNamespace(clip=clip))
+    return Case(
+        name, f"clip rectangle (x, y, width, height) {clip}", node, [shape], geometry=SimpleNamespace(clip=clip)
+    )
 
 
 @_makes("MPSNNGramMatrixCalculationNode")
 def _gram(name: str, rng: Generator, number: int) -> Case:
     alpha = [1.0, 0.125][number % 2]
-    return Case(name, f"alpha {alpha}", mpsnn.MPSNNGramMatrixCalculationNode(_inputs(1)[0], alpha), [(*_size(rng), int(rng.integers(1, 6)))], geometry=SimpleNamespace(alpha=alpha))
+    return Case(
+        name,
+        f"alpha {alpha}",
+        mpsnn.MPSNNGramMatrixCalculationNode(_inputs(1)[0], alpha),
+        [(*_size(rng), int(rng.integers(1, 6)))],
+        geometry=SimpleNamespace(alpha=alpha),
+    )
 
 
 # --- classes without a gradient
@@ -450,13 +533,18 @@ def _binary(name: str) -> Any:
     return getattr(mpsnn, name)(_inputs(1)[0], Bits(), 1.0, *kinds)
 
 
-_REDUCTIONS = [f"{axis}{what}" for axis in ("Row", "Column", "FeatureChannels") for what in ("Min", "Max", "Mean", "Sum")]
+_REDUCTIONS = [
+    f"{axis}{what}" for axis in ("Row", "Column", "FeatureChannels") for what in ("Min", "Max", "Mean", "Sum")
+]
 _REDUCTIONS += ["FeatureChannelsArgumentMin", "FeatureChannelsArgumentMax"]
 
 NO_GRADIENT: dict[str, Callable[[str], Any]] = (
     {f"MPSNN{name}Node": lambda name: getattr(mpsnn, name)(*_inputs(2)) for name in ("Division", "Comparison")}
     | {f"MPSNNReduction{name}Node": lambda name: getattr(mpsnn, name)(_inputs(1)[0]) for name in _REDUCTIONS}
-    | {f"MPSNN{name}ScaleNode": lambda name: getattr(mpsnn, name)(_inputs(1)[0], (3, 4, 1)) for name in ("Bilinear", "Lanczos")}
+    | {
+        f"MPSNN{name}ScaleNode": lambda name: getattr(mpsnn, name)(_inputs(1)[0], (3, 4, 1))
+        for name in ("Bilinear", "Lanczos")
+    }
     | {f"MPSCNNBinary{name}Node": _binary for name in ("Convolution", "FullyConnected")}
 )
 
@@ -475,7 +563,11 @@ def node_classes() -> list[str]:
 
 def gradient_classes() -> list[str]:
     """Those that are gradients themselves: the cases of their forward classes must have used them."""
-    return [name for name in node_classes() if issubclass(getattr(mpsnn, name), mpsnn.MPSNNGradientFilterNode) and name not in BASES]
+    return [
+        name
+        for name in node_classes()
+        if issubclass(getattr(mpsnn, name), mpsnn.MPSNNGradientFilterNode) and name not in BASES
+    ]
 
 
 def forward_classes() -> list[str]:
@@ -486,7 +578,10 @@ def refusal(node_class: str) -> str:
     """What a class without a gradient says when it is asked for one; empty when it says nothing or does not name itself."""
     node = NO_GRADIENT[node_class](node_class)
     texts = []
-    for ask in (lambda: node.training_graph(mpsnn.MPSNNImageNode("incoming")), lambda: node.gradient_filter(mpsnn.MPSNNImageNode("incoming"))):
+    for ask in (
+        lambda: node.training_graph(mpsnn.MPSNNImageNode("incoming")),
+        lambda: node.gradient_filter(mpsnn.MPSNNImageNode("incoming")),
+    ):
         try:
             ask()
         except mpsnn.GraphError as error:

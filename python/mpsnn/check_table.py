@@ -41,7 +41,9 @@ class ClassResult:
         def ratio(value: float | None) -> str:
             return "-" if value is None else f"{value:.2f}" if value < 100 else f"{value:.1e}"
 
-        numbers = [ratio(self.against_reference), ratio(self.against_differences)] + ([ratio(self.against_torch)] if torch else [])
+        numbers = [ratio(self.against_reference), ratio(self.against_differences)] + (
+            [ratio(self.against_torch)] if torch else []
+        )
         return [self.node_class, str(self.cases), *numbers, self.verdict]
 
 
@@ -58,7 +60,10 @@ def chosen(names: Sequence[str]) -> list[str]:
             if name in cases.node_classes():
                 sentence, hint = f"{name} is checked through the classes that it belongs to.", "name a forward class"
             else:
-                sentence, hint = f"there is no node class {name}.", f"{', '.join(near)}" if near else "mpsnn check --all"
+                sentence, hint = (
+                    f"there is no node class {name}.",
+                    f"{', '.join(near)}" if near else "mpsnn check --all",
+                )
             raise make_error("OptionError", sentence, expected="a node class", actual=name, hint=hint)
     return list(names) or known
 
@@ -101,7 +106,9 @@ def _run_case(result: ClassResult, case: cases.Case, seed: int, torch: bool) -> 
         if worst is not None:
             result.against_torch = max(result.against_torch or 0.0, worst)
             if worst > 1:
-                result.problems.append(f"{case.about}, shapes {case.shapes}: differs from PyTorch by {worst:.3g} tolerances")
+                result.problems.append(
+                    f"{case.about}, shapes {case.shapes}: differs from PyTorch by {worst:.3g} tolerances"
+                )
 
 
 def unused_gradient_classes(results: Sequence[ClassResult]) -> list[str]:
@@ -110,14 +117,23 @@ def unused_gradient_classes(results: Sequence[ClassResult]) -> list[str]:
     return [name for name in cases.gradient_classes() if name not in used]
 
 
-def run(names: Sequence[str], count: int, seed: int, torch: bool = False, each: Callable[[ClassResult], None] = lambda _: None) -> list[ClassResult]:
+def run(
+    names: Sequence[str],
+    count: int,
+    seed: int,
+    torch: bool = False,
+    each: Callable[[ClassResult], None] = lambda _: None,
+) -> list[ClassResult]:
     """Checks classes (all where none are named), and, where all are checked, that every gradient class was used."""
     results = []
     for name in chosen(names):
         results.append(check_class(name, count, seed, torch))
         each(results[-1])
     if not names:
-        results += [ClassResult(name, problems=["no case has used this gradient class"]) for name in unused_gradient_classes(results)]
+        results += [
+            ClassResult(name, problems=["no case has used this gradient class"])
+            for name in unused_gradient_classes(results)
+        ]
     return results
 
 

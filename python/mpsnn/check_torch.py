@@ -46,7 +46,9 @@ def _read(x: Tensor, window: Window, outside: str) -> Tensor:
         x = x.index_select(dimension, index.clamp(0, size - 1))
         if outside != "clamp":
             inside = ((index >= 0) & (index < size)).reshape([-1 if d == dimension else 1 for d in range(4)])
-            x = torch.where(inside, x, torch.zeros(()).double() if outside == "zero" else torch.tensor(-torch.inf).double())
+            x = torch.where(
+                inside, x, torch.zeros(()).double() if outside == "zero" else torch.tensor(-torch.inf).double()
+            )
     return x
 
 
@@ -55,18 +57,31 @@ def _kernel(p: dict[str, Tensor]) -> Tensor:
 
 
 def _convolution(x: Tensor, p: dict[str, Tensor], g: Any) -> Tensor:
-    return F.conv2d(_read(x, g.window, "zero"), _kernel(p), p["biases"], stride=g.window.stride, dilation=g.window.dilation, groups=g.groups)
+    return F.conv2d(
+        _read(x, g.window, "zero"),
+        _kernel(p),
+        p["biases"],
+        stride=g.window.stride,
+        dilation=g.window.dilation,
+        groups=g.groups,
+    )
 
 
 def _transpose(x: Tensor, p: dict[str, Tensor], g: Any) -> Tensor:
     """PyTorch's result is ours for the whole reach; its kernel is ours turned by 180 degrees, inputs first."""
     kernel = _kernel(p)
     split = kernel.reshape(g.groups, -1, *kernel.shape[1:]).flip(3, 4).transpose(1, 2)
-    whole = F.conv_transpose2d(x, split.reshape(x.shape[1], -1, *kernel.shape[2:]), stride=g.window.stride, groups=g.groups)
+    whole = F.conv_transpose2d(
+        x, split.reshape(x.shape[1], -1, *kernel.shape[2:]), stride=g.window.stride, groups=g.groups
+    )
     for d, name in ((2, "y"), (3, "x")):
-        axis = mpsnn.resolve_reverse_axis(g.window.method, g.window.size[d - 2], g.window.kernel[d - 2], g.window.stride[d - 2], name)
+        axis = mpsnn.resolve_reverse_axis(
+            g.window.method, g.window.size[d - 2], g.window.kernel[d - 2], g.window.stride[d - 2], name
+        )
         front, back = max(0, -axis.before), max(0, axis.before + axis.input - whole.shape[d])
-        whole = F.pad(whole, [front, back, 0, 0] if d == 3 else [0, 0, front, back]).narrow(d, axis.before + front, axis.input)
+        whole = F.pad(whole, [front, back, 0, 0] if d == 3 else [0, 0, front, back]).narrow(
+            d, axis.before + front, axis.input
+        )
     return whole + p["biases"].reshape(1, -1, 1, 1)
 
 
@@ -76,7 +91,10 @@ def _max(x: Tensor, g: Any) -> Tensor:
 
 def _average(x: Tensor, g: Any) -> Tensor:
     """Over the edge the window shrinks (MPS_SEMANTICS 8.4)."""
-    sums, counts = (F.avg_pool2d(_read(image, g.window, "zero"), g.window.kernel, g.window.stride) for image in (x, torch.ones_like(x)))
+    sums, counts = (
+        F.avg_pool2d(_read(image, g.window, "zero"), g.window.kernel, g.window.stride)
+        for image in (x, torch.ones_like(x))
+    )
     return sums / counts
 
 
@@ -108,7 +126,9 @@ def _neuron(name: str, x: Tensor, g: Any) -> Tensor:
 
 
 def _batch(x: Tensor, p: dict[str, Tensor], g: Any) -> Tensor:
-    return F.batch_norm(x, p["mean"].detach(), p["variance"].detach(), p["gamma"], p["beta"], training=not g.fixed, eps=g.epsilon)
+    return F.batch_norm(
+        x, p["mean"].detach(), p["variance"].detach(), p["gamma"], p["beta"], training=not g.fixed, eps=g.epsilon
+    )
 
 
 def _bilinear(x: Tensor, g: Any) -> Tensor:
@@ -119,7 +139,9 @@ def _pad(x: Tensor, g: Any) -> Tensor:
     for dimension, which in ((1, 2), (2, 1), (3, 0)):
         size, index = x.shape[dimension], torch.arange(-g.before[which], x.shape[dimension] + g.after[which])
         if g.edge == _Edge.Mirror and size > 1:
-            source = (index % (2 * size - 2)).where(index % (2 * size - 2) < size, 2 * size - 2 - index % (2 * size - 2))
+            source = (index % (2 * size - 2)).where(
+                index % (2 * size - 2) < size, 2 * size - 2 - index % (2 * size - 2)
+            )
         elif g.edge == _Edge.MirrorWithEdge:
             source = (index % (2 * size)).where(index % (2 * size) < size, 2 * size - 1 - index % (2 * size))
         else:
@@ -154,7 +176,9 @@ def _loss(y: Tensor, t: Tensor, g: Any) -> Tensor:
         "Hinge": lambda: F.relu(1 - (2 * t - 1) * y),
         "Huber": lambda: F.huber_loss(y, t, reduction="none", delta=0.75),
         "CosineDistance": lambda: -y * t,
-        "Log": lambda: -t * torch.log(y + float(np.float32(1e-3))) - (1 - t) * torch.log(1 - y + float(np.float32(1e-3))),
+        "Log": lambda: (
+            -t * torch.log(y + float(np.float32(1e-3))) - (1 - t) * torch.log(1 - y + float(np.float32(1e-3)))
+        ),
         "KullbackLeiblerDivergence": lambda: F.kl_div(y, t, reduction="none"),
     }
     loss = 0.5 * elements[g.kind]()
@@ -185,7 +209,9 @@ def _result(case: Case, images: list[Tensor], p: dict[str, Tensor], labels: list
         "MPSCNNDilatedPoolingMaxNode": lambda: _max(x, g),
         "MPSCNNPoolingAverageNode": lambda: _average(x, g),
         "MPSCNNPoolingL2NormNode": lambda: _norm(x, g),
-        "MPSCNNCrossChannelNormalizationNode": lambda: F.local_response_norm(x, g.size, g.node.alpha, g.node.beta, g.node.delta),
+        "MPSCNNCrossChannelNormalizationNode": lambda: F.local_response_norm(
+            x, g.size, g.node.alpha, g.node.beta, g.node.delta
+        ),
         "MPSCNNBatchNormalizationNode": lambda: _batch(x, p, g),
         "MPSCNNInstanceNormalizationNode": lambda: F.instance_norm(x, weight=p["gamma"], bias=p["beta"], eps=g.epsilon),
         "MPSCNNGroupNormalizationNode": lambda: F.group_norm(x, g.groups, p["gamma"], p["beta"], g.epsilon),
@@ -224,7 +250,10 @@ def worst_difference(case: Case, report: GradientReport) -> float | None:
         else:
             gradient = wanted.grad.numpy()
         error = float(np.abs(row.gradient - gradient).max(initial=0))
-        worst = max(worst, 0.0 if error == 0 else float(np.float64(error) / row.engine_tolerance) if row.engine_tolerance else np.inf)
+        worst = max(
+            worst,
+            0.0 if error == 0 else float(np.float64(error) / row.engine_tolerance) if row.engine_tolerance else np.inf,
+        )
     return worst
 
 

@@ -88,25 +88,45 @@ class GradientReport:
         return [row for row in self.rows if not row.passed]
 
     def __str__(self) -> str:
-        head = ("node", "gradient of", "worst at", self.device, "reference", "difference", "error/tolerance", "checked", "verdict")
+        head = (
+            "node",
+            "gradient of",
+            "worst at",
+            self.device,
+            "reference",
+            "difference",
+            "error/tolerance",
+            "checked",
+            "verdict",
+        )
         lines = [head, *map(_cells, self.rows)]
         widths = [max(len(line[i]) for line in lines) for i in range(len(head))]
-        text = ["  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in lines]
+        text = [
+            "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in lines
+        ]
         for row in self.rows:
             text += [f"{row.name}, {row.what}: {count} skipped: {reason}" for reason, count in row.skipped.items()]
-        text += [f"{row.name}, {row.what}: tolerance {row.tolerance:.3g} = {row.why}" for row in self.failures if row.why]
+        text += [
+            f"{row.name}, {row.what}: tolerance {row.tolerance:.3g} = {row.why}" for row in self.failures if row.why
+        ]
         text += [f"{row.name}, {row.what}: {row.problem}" for row in self.failures if row.problem]
-        return "\n".join(text + [f"{'all pass' if self.ok else f'{len(self.failures)} of {len(self.rows)} FAIL'} (seed {self.seed})"])
+        return "\n".join(
+            text + [f"{'all pass' if self.ok else f'{len(self.failures)} of {len(self.rows)} FAIL'} (seed {self.seed})"]
+        )
 
     def raise_if_failed(self) -> None:
         """Raises GraphError that names the worst element; does nothing when all pass."""
         if self.ok:
             return
-        row = max(self.failures, key=lambda r: math.inf if r.problem else max(r.against_reference, r.against_differences or 0))
+        row = max(
+            self.failures, key=lambda r: math.inf if r.problem else max(r.against_reference, r.against_differences or 0)
+        )
         difference = "" if row.difference_value is None else f", differences {row.difference_value:.9g}"
         raise make_error(
             "GraphError",
-            f"the gradient of {row.what}{list(row.coordinates)} is wrong in {row.name}." if not row.problem else f"{row.name}: {row.problem}",
+            f"the gradient of {row.what}{list(row.coordinates)} is wrong in {row.name}."
+            if not row.problem
+            else f"{row.name}: {row.problem}",
             expected=f"reference {row.reference_value:.9g}{difference}, within {row.tolerance:.3g} = {row.why}",
             actual=f"{self.device} {row.value:.9g}",
             hint=f"print(check_gradients(..., seed={self.seed})) shows every gradient",
@@ -177,12 +197,24 @@ def check_gradients(
 class _Check:
     """Numbers of one check. A step's gradients are a list: input images first, then parameters."""
 
-    def __init__(self, wired: GradientGraph, shapes: Any, seed: int, tolerance: float | None, device: str, samples: int, draw: Any, labels: Draw | None):
+    def __init__(
+        self,
+        wired: GradientGraph,
+        shapes: Any,
+        seed: int,
+        tolerance: float | None,
+        device: str,
+        samples: int,
+        draw: Any,
+        labels: Draw | None,
+    ):
         self.wired, self.device, self.samples, self.given_tolerance = wired, device, samples, tolerance
         self.rng = np.random.default_rng(seed)
         sizes = wired.shapes(shapes)
         draws = wired.by_input(draw, "draw")
-        self.images = [_exact((function or _normal)(self.rng, size)) for function, size in zip(draws, sizes, strict=True)]
+        self.images = [
+            _exact((function or _normal)(self.rng, size)) for function, size in zip(draws, sizes, strict=True)
+        ]
         self.labels = [_exact((labels or _one_hot)(self.rng, shape)) for shape in wired.label_shapes(sizes)]
         shape = wired.incoming_shape(self.images, self.labels)
         self.incoming = None if shape is None else _exact(_normal(self.rng, shape))
@@ -205,20 +237,26 @@ class _Check:
         return largest
 
     def _noise(self) -> list[np.ndarray]:
-        return [self.rng.normal(size=x.shape) for x in [*self.images, *([] if self.incoming is None else [self.incoming])]]
+        return [
+            self.rng.normal(size=x.shape) for x in [*self.images, *([] if self.incoming is None else [self.incoming])]
+        ]
 
     def _change(self, amplitude: float, noise: list[np.ndarray]) -> list[np.ndarray]:
         images = [x * (1 + amplitude * n) for x, n in zip(self.images, noise, strict=False)]
         incoming = None if self.incoming is None else self.incoming * (1 + amplitude * noise[-1])
         step = self.wired.run("reference", images, incoming, self.labels)
-        return [np.abs(got - base) / amplitude for got, base in zip(step.gradients, self.reference.gradients, strict=True)]
+        return [
+            np.abs(got - base) / amplitude for got, base in zip(step.gradients, self.reference.gradients, strict=True)
+        ]
 
     def _responses(self) -> list[np.ndarray]:
         """The same for small changes, without the elements that jump: a jump, of a tie, does not shrink with the change."""
         largest = [np.zeros_like(g) for g in self.reference.gradients]
         for _ in range(3):
             noise = self._noise()
-            for most, small, large in zip(largest, self._change(_NOISE / 16, noise), self._change(_NOISE, noise), strict=True):
+            for most, small, large in zip(
+                largest, self._change(_NOISE / 16, noise), self._change(_NOISE, noise), strict=True
+            ):
                 np.maximum(most, np.where(small > 4 * large, 0, large), out=most)
         return largest
 
@@ -228,20 +266,35 @@ class _Check:
         largest, response = (float(np.abs(a[i]).max(initial=0)) for a in (self.reference.gradients, self.response))
         summed = self.reference.sums[i]
         scale = largest + response + summed
-        parts = f"largest gradient {largest:.3g} + response to rounded inputs {response:.3g}" + (f" + root of summed squares {summed:.3g}" if summed else "")
+        parts = f"largest gradient {largest:.3g} + response to rounded inputs {response:.3g}" + (
+            f" + root of summed squares {summed:.3g}" if summed else ""
+        )
         name = "float64" if self.device == "reference" else "float32"
-        return scale * math.sqrt(self.terms) * self.epsilon, f"scale {scale:.3g} ({parts}) * sqrt({self.terms:.0f} roundings) * epsilon({name})"
+        return scale * math.sqrt(
+            self.terms
+        ) * self.epsilon, f"scale {scale:.3g} ({parts}) * sqrt({self.terms:.0f} roundings) * epsilon({name})"
 
     def kink_threshold(self, i: int) -> float:
         """What a smooth function's differences may bend by: as much as float32 rounds, also when float64 is checked."""
-        scale = sum(float(np.abs(a[i]).max(initial=0)) for a in (self.reference.gradients, self.response)) + self.reference.sums[i]
+        scale = (
+            sum(float(np.abs(a[i]).max(initial=0)) for a in (self.reference.gradients, self.response))
+            + self.reference.sums[i]
+        )
         return scale * math.sqrt(self.terms) * float(np.finfo(np.float32).eps)
 
     def _row(self, i: int) -> GradientRow:
         target = self.wired.targets[i]
         got, expected = self.engine.gradients[i].astype(np.float64), self.reference.gradients[i]
         allowed, why = self._tolerance(i)
-        row = GradientRow(target.node_class, target.label, target.what, gradient=got, engine_tolerance=allowed, tolerance=allowed, why=why)
+        row = GradientRow(
+            target.node_class,
+            target.label,
+            target.what,
+            gradient=got,
+            engine_tolerance=allowed,
+            tolerance=allowed,
+            why=why,
+        )
         if got.shape != expected.shape:
             row.problem = f"{self.device} gives a gradient of shape {got.shape}, reference {expected.shape}"
             return row
@@ -251,7 +304,9 @@ class _Check:
         ratio = _ratio(error, allowed)
         at_kink = self._explained_by_kinks(i, error, ratio) if (ratio > 1).any() else np.zeros(got.shape, bool)
         if at_kink.any():
-            row.skipped[f"a change as small as {self.device}'s rounding moves the reference over a kink"] = int(at_kink.sum())
+            row.skipped[f"a change as small as {self.device}'s rounding moves the reference over a kink"] = int(
+                at_kink.sum()
+            )
         ratio[at_kink] = 0
         row.checked, row.against_reference = int(got.size - at_kink.sum()), float(ratio.max())
         worst = tuple(map(int, np.unravel_index(int(np.argmax(ratio)), got.shape)))
@@ -260,7 +315,11 @@ class _Check:
         return row
 
     def _take(self, row: GradientRow, i: int, index: tuple[int, ...]) -> None:
-        row.coordinates, row.value, row.reference_value = index, float(row.gradient[index]), float(self.reference.gradients[i][index])
+        row.coordinates, row.value, row.reference_value = (
+            index,
+            float(row.gradient[index]),
+            float(self.reference.gradients[i][index]),
+        )
 
     def _explained_by_kinks(self, i: int, error: np.ndarray, ratio: np.ndarray) -> np.ndarray:
         """Where changing the inputs as much as float32 rounds changes the gradient far more than smoothly, and enough."""
@@ -268,7 +327,11 @@ class _Check:
         if self.wide is None:
             self.wide = self._changes(amplitude, 8)
         change, smooth = self.wide[i] * amplitude, self.response[i] * amplitude
-        explained: np.ndarray = (ratio > 1) & (change >= error / 2) & (change > 16 * smooth + self.epsilon * np.abs(self.reference.gradients[i]))
+        explained: np.ndarray = (
+            (ratio > 1)
+            & (change >= error / 2)
+            & (change > 16 * smooth + self.epsilon * np.abs(self.reference.gradients[i]))
+        )
         return explained
 
     def _compare_differences(self, row: GradientRow, i: int, worst: tuple[int, ...], at_kink: np.ndarray) -> None:
@@ -278,7 +341,9 @@ class _Check:
             return
         shape, size = row.gradient.shape, row.gradient.size
         largest = tuple(map(int, np.unravel_index(int(np.argmax(np.abs(self.reference.gradients[i]))), shape)))
-        order = [tuple(map(int, np.unravel_index(int(n), shape))) for n in self.rng.permutation(size)[: 2 * self.samples + 2]]
+        order = [
+            tuple(map(int, np.unravel_index(int(n), shape))) for n in self.rng.permutation(size)[: 2 * self.samples + 2]
+        ]
         chosen = [index for index in dict.fromkeys([worst, largest, *order]) if not at_kink[index]]
         engine_ratio = row.against_reference
         with _varying(self.wired, i) as function:
@@ -289,8 +354,16 @@ class _Check:
         if row.differenced == 0:
             row.problem = "no element could be differenced: " + "; ".join(row.skipped)
 
-    def _compare_element(self, row: GradientRow, i: int, index: tuple[int, ...], function: Any, engine_ratio: float) -> None:
-        estimate = _difference(self, function, index, self.kink_threshold(i), _IMAGE_STEP if i < len(self.wired.gradients) else _PARAMETER_STEP)
+    def _compare_element(
+        self, row: GradientRow, i: int, index: tuple[int, ...], function: Any, engine_ratio: float
+    ) -> None:
+        estimate = _difference(
+            self,
+            function,
+            index,
+            self.kink_threshold(i),
+            _IMAGE_STEP if i < len(self.wired.gradients) else _PARAMETER_STEP,
+        )
         if isinstance(estimate, str):
             row.skipped[estimate] = row.skipped.get(estimate, 0) + 1
             return
@@ -318,7 +391,10 @@ class _Check:
 
     def factors(self) -> list[np.ndarray]:
         incoming = np.ones(1) if self.incoming is None else self.incoming
-        return [np.broadcast_to(incoming if factor is None else factor, a.shape) for a, factor in zip(self.reference.outputs, self.reference.factors, strict=True)]
+        return [
+            np.broadcast_to(incoming if factor is None else factor, a.shape)
+            for a, factor in zip(self.reference.outputs, self.reference.factors, strict=True)
+        ]
 
 
 @contextmanager
@@ -326,7 +402,9 @@ def _varying(wired: GradientGraph, i: int) -> Iterator[_Varying]:
     """A function of (index, offset, images, incoming, labels) that runs the reference engine with one number changed."""
     target = wired.targets[i]
     kept = None if target.source is None else np.array(target.source.values[target.name], np.float32)
-    number = next((n for n, image in enumerate(wired.inputs) if target.source is None and image is wired.gradients[i][0]), 0)
+    number = next(
+        (n for n, image in enumerate(wired.inputs) if target.source is None and image is wired.gradients[i][0]), 0
+    )
     try:
         yield _Varying(wired, target, number, kept)
     finally:
@@ -345,9 +423,18 @@ class _Varying:
 
     def moved(self, index: tuple[int, ...], offset: float) -> float:
         """How far an offset really goes: parameters are float32, in which a sum with a tiny number is rounded."""
-        return (float(np.float32(self.value(index) + offset)) if self.kept is not None else self.value(index) + offset) - self.value(index)
+        return (
+            float(np.float32(self.value(index) + offset)) if self.kept is not None else self.value(index) + offset
+        ) - self.value(index)
 
-    def __call__(self, index: tuple[int, ...], offset: float, images: list[np.ndarray], incoming: np.ndarray | None, labels: list[np.ndarray]) -> Step:
+    def __call__(
+        self,
+        index: tuple[int, ...],
+        offset: float,
+        images: list[np.ndarray],
+        incoming: np.ndarray | None,
+        labels: list[np.ndarray],
+    ) -> Step:
         self.images = images
         full = not self.wired.is_forward_enough(images, incoming, labels)
         if self.kept is None:
@@ -362,7 +449,9 @@ class _Varying:
         return self.wired.run("reference", images, incoming if full else None, labels, gradients=full)
 
 
-def _difference(check: _Check, function: Any, index: tuple[int, ...], threshold: float, step: float) -> tuple[float, float, str] | str:
+def _difference(
+    check: _Check, function: Any, index: tuple[int, ...], threshold: float, step: float
+) -> tuple[float, float, str] | str:
     """(difference, what it may be off, why) of one element; a text where a kink is too near."""
 
     def at(offset: float) -> Step:
@@ -382,7 +471,9 @@ def _difference(check: _Check, function: Any, index: tuple[int, ...], threshold:
         left, right, wide_left, wide_right = (change[side] / moved[side] for side in (-1, 1, -2, 2))
         narrow, wide = ((change[side] - change[-side]) / (moved[side] - moved[-side]) for side in (1, 2))
         rounding = 2 * np.finfo(np.float64).eps * math.sqrt(check.terms) * size / step
-        bend = abs(wide_right - wide_left - 2 * (right - left))  # a kink's jump of the slope; smooth: step^3 times the fourth derivative
+        bend = abs(
+            wide_right - wide_left - 2 * (right - left)
+        )  # a kink's jump of the slope; smooth: step^3 times the fourth derivative
         truncation = abs(wide - narrow) / 3
         if max(bend / 6, truncation) <= threshold + 4 * rounding:
             third = 6 * truncation / step**2

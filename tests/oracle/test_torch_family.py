@@ -47,7 +47,11 @@ def test_instance_and_group_normalization_are_those_of_pytorch(case, epsilon):
     pixels = shape[1] * shape[2]
     m = pixels * shape[3] // groups
     assume(shape[0] > 0 and m > 1)  # PyTorch refuses statistics of one number
-    x, incoming, source = normal(seed, *shape), normal(seed + 1, *shape), parameters_of(kind, shape[3], groups, seed + 2, epsilon)
+    x, incoming, source = (
+        normal(seed, *shape),
+        normal(seed + 1, *shape),
+        parameters_of(kind, shape[3], groups, seed + 2, epsilon),
+    )
     image, gamma, beta = tensor(x), plain(source.values["gamma"]), plain(source.values["beta"])
     precise = float(np.float32(epsilon))
     if kind == "instance":
@@ -59,7 +63,9 @@ def test_instance_and_group_normalization_are_those_of_pytorch(case, epsilon):
     reach = (2 * np.abs(x).max() + np.sqrt(m)) / deviation + 1  # a normalized number is at most sqrt(m)
     slope = np.abs(incoming).max() * np.abs(source.values["gamma"]).max()
     size = np.abs(source.values["gamma"]) * reach + np.abs(source.values["beta"])
-    found = compare(affine(kind, source), x, result, image, incoming, size, slope * reach * (1 + np.sqrt(m)) * 3 / deviation, m + 8)
+    found = compare(
+        affine(kind, source), x, result, image, incoming, size, slope * reach * (1 + np.sqrt(m)) * 3 / deviation, m + 8
+    )
     total = np.abs(incoming).sum(axis=(0, 1, 2))
     for engine, got in found.items():
         for name, leaf, one in (("gamma", gamma, reach), ("beta", beta, 1)):
@@ -91,7 +97,16 @@ def test_upsampling_is_pytorch_s_interpolation(kind, mode, shape, scale_y, scale
     result = F.interpolate(image, scale_factor=(scale_y, scale_x), mode=mode, align_corners=corners)
     moved = 1 + 2 * max(shape[1:3])
     taps = 9 * scale_y * scale_x
-    compare(upsampling(kind, scale_y, scale_x), x, result, image, incoming, np.abs(x).max() * moved, np.abs(incoming).max() * taps * moved, taps + 8)
+    compare(
+        upsampling(kind, scale_y, scale_x),
+        x,
+        result,
+        image,
+        incoming,
+        np.abs(x).max() * moved,
+        np.abs(incoming).max() * taps * moved,
+        taps + 8,
+    )
 
 
 MODES = {Edge.Zero: "constant", Edge.Constant: "constant", Edge.Clamp: "replicate", Edge.Mirror: "reflect"}
@@ -103,7 +118,9 @@ MODES = {Edge.Zero: "constant", Edge.Constant: "constant", Edge.Clamp: "replicat
 def test_pads_are_those_of_pytorch(mode, shape, before, after, seed):
     """PyTorch mirrors at most once and pads channels with constants only."""
     if mode == Edge.Mirror:
-        (before, after) = ((*(min(b, s - 1) for b, s in zip(side[:2], shape[1:3], strict=True)), 0) for side in (before, after))
+        (before, after) = (
+            (*(min(b, s - 1) for b, s in zip(side[:2], shape[1:3], strict=True)), 0) for side in (before, after)
+        )
     elif mode == Edge.Clamp:
         before, after = (*before[:2], 0), (*after[:2], 0)
     x = normal(seed, *shape)

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "python"))
-from graph_cases import ENGINES, STYLES, loss, numbers, one_hot, tolerance  # noqa: E402
+from graph_cases import ENGINES, STYLES, loss, numbers, one_hot, tolerance
 
 torch = pytest.importorskip("torch", reason="compares with PyTorch, which is not installed")
 functional = torch.nn.functional

@@ -30,9 +30,14 @@ def everything():
     for kind, parameters in NEURONS.items():
         node = getattr(mpsnn, f"MPSCNNNeuron{kind}Node")(node.result_image, *parameters)
     node = mpsnn.MPSCNNNeuronPReLUNode(node.result_image, np.array([0.1, 0.2, 0.3, 0.4], np.float32))
-    pools = [getattr(mpsnn, f"MPSCNNPooling{kind}Node")(node.result_image, 3, 2, 2, 1) for kind in ("Max", "Average", "L2Norm")]
+    pools = [
+        getattr(mpsnn, f"MPSCNNPooling{kind}Node")(node.result_image, 3, 2, 2, 1)
+        for kind in ("Max", "Average", "L2Norm")
+    ]
     pools[1].padding_policy = mpsnn.MPSNNDefaultPadding(
-        mpsnn.MPSNNPaddingMethod.SizeSame | mpsnn.MPSNNPaddingMethod.AddRemainderToBottomRight | mpsnn.MPSNNPaddingMethod.ExcludeEdges
+        mpsnn.MPSNNPaddingMethod.SizeSame
+        | mpsnn.MPSNNPaddingMethod.AddRemainderToBottomRight
+        | mpsnn.MPSNNPaddingMethod.ExcludeEdges
     )
     dilated = mpsnn.MPSCNNDilatedPoolingMaxNode(node.result_image, 3, 2, 2, 1, 1, 2)
     both = mpsnn.MPSNNConcatenationNode([pool.result_image for pool in pools] + [dilated.result_image])
@@ -45,11 +50,15 @@ def everything():
     node = mpsnn.MPSNNAdditionNode(node.result_image, soft.result_image)
     node.bias = 0.1
     node = mpsnn.MPSCNNDropoutNode(node.result_image, 0.75, 2**63 + 5, (1, 1, 0))
-    sources.append(weights(16, 6, label="strided", stride_in_pixels_x=2, stride_in_pixels_y=2, groups=2, optimizer=adam(1e-4)))
+    sources.append(
+        weights(16, 6, label="strided", stride_in_pixels_x=2, stride_in_pixels_y=2, groups=2, optimizer=adam(1e-4))
+    )
     strided = node = MPSCNNConvolutionNode(node.result_image, sources[-1])
     sources.append(weights(6, 3, label="up", stride_in_pixels_x=2, stride_in_pixels_y=2, optimizer=adam(1e-4)))
     node = mpsnn.MPSCNNConvolutionTransposeNode(node.result_image, strided.convolution_gradient_state, sources[-1])
-    sources.append(mpsnn.ConvolutionWeights(mpsnn.MPSCNNConvolutionDescriptor(4, 8, 3, 3), label="fc", optimizer=adam(1e-4)))
+    sources.append(
+        mpsnn.ConvolutionWeights(mpsnn.MPSCNNConvolutionDescriptor(4, 8, 3, 3), label="fc", optimizer=adam(1e-4))
+    )
     node = mpsnn.MPSCNNFullyConnectedNode(node.result_image, sources[-1])
     node.training_style = STYLES.UpdateDeviceNone
     node.result_image.handle, node.result_image.export_from_graph = "logits", True
@@ -76,7 +85,10 @@ def family():
     node = mpsnn.MPSCNNUpsamplingNearestNode(node.result_image, 2, 1)
     node = mpsnn.MPSCNNUpsamplingBilinearNode(node.result_image, 1, 2, True)
     node = mpsnn.MPSNNPadNode(
-        node.result_image, mpsnn.MPSImageCoordinate(1, 0, 0), mpsnn.MPSImageCoordinate(1, 2, 0), mpsnn.MPSImageEdgeMode.Mirror
+        node.result_image,
+        mpsnn.MPSImageCoordinate(1, 0, 0),
+        mpsnn.MPSImageCoordinate(1, 2, 0),
+        mpsnn.MPSImageEdgeMode.Mirror,
     )
     node = mpsnn.MPSNNReshapeNode(node.result_image, 10, 20, 2)
     gram = mpsnn.MPSNNGramMatrixCalculationNode(node.result_image, 1 / 200)
@@ -91,7 +103,13 @@ def family():
     )
     types = mpsnn.MPSCNNLossType
     detectors = mpsnn.MPSCNNYOLOLossDescriptor(
-        types.MeanSquaredError, types.Huber, types.SigmoidCrossEntropy, types.SoftMaxCrossEntropy, mpsnn.MPSCNNReductionType.Sum, [1.0, 2.0], 1
+        types.MeanSquaredError,
+        types.Huber,
+        types.SigmoidCrossEntropy,
+        types.SoftMaxCrossEntropy,
+        mpsnn.MPSCNNReductionType.Sum,
+        [1.0, 2.0],
+        1,
     )
     last = mpsnn.MPSCNNYOLOLossNode(node.result_image, detectors)
     last.input_labels.handle = "targets"

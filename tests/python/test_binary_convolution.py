@@ -53,7 +53,11 @@ def node_of(source, type, flags=Flags.None_, terms=None, scale=None, policy=None
     node = mpsnn.MPSCNNBinaryFullyConnectedNode if fully_connected else mpsnn.MPSCNNBinaryConvolutionNode
 
     def build(image):
-        made = node(image, source, scale, type, flags) if scale is not None else node(image, source, *(terms or [None] * 4), type, flags)
+        made = (
+            node(image, source, scale, type, flags)
+            if scale is not None
+            else node(image, source, *(terms or [None] * 4), type, flags)
+        )
         if policy:
             made.padding_policy = policy
         return made
@@ -91,14 +95,24 @@ def formula(x, bits, axes, type, uses_beta, output_bias, output_scale, input_bia
 
 @TYPES
 @settings(max_examples=60)
-@given(window_cases(dilates=True, largest=6, tensorflow=False), st.sampled_from([1, 7, 31, 32, 33, 64, 70]), st.integers(1, 5), st.booleans(), st.booleans())
+@given(
+    window_cases(dilates=True, largest=6, tensorflow=False),
+    st.sampled_from([1, 7, 31, 32, 33, 64, 70]),
+    st.integers(1, 5),
+    st.booleans(),
+    st.booleans(),
+)
 def test_both_engines_give_the_printed_result(type, case, channels, outputs, uses_beta, has_terms):
     """Odd geometry; words that are full, that are not, and more than one; an input that a term moves across 0."""
     seed = case.seed
     x = normal(seed, *case.shape[:3], channels)
     bits = random_bits(seed + 1, outputs, *case.kernel, channels)
     source = Bits(
-        bits, stride_in_pixels_x=case.stride[1], stride_in_pixels_y=case.stride[0], dilation_rate_x=case.dilation[1], dilation_rate_y=case.dilation[0]
+        bits,
+        stride_in_pixels_x=case.stride[1],
+        stride_in_pixels_y=case.stride[0],
+        dilation_rate_x=case.dilation[1],
+        dilation_rate_y=case.dilation[0],
     )
     terms = None
     numbers = [np.zeros(outputs), np.ones(outputs), np.zeros(channels), np.ones(channels)]
@@ -124,7 +138,8 @@ def test_a_scale_value_takes_the_place_of_the_scales_and_biases_come_from_the_so
     x, bits = normal(0, 2, 3, 4, 40), random_bits(1, 3, 1, 1, 40)
     biases = np.array([0.5, -1, 2], np.float32)
     got, plain = (
-        result_of(build, x, engine=engine) for build in (node_of(Bits(bits, biases), type, scale=0.25), node_of(Bits(bits), type))
+        result_of(build, x, engine=engine)
+        for build in (node_of(Bits(bits, biases), type, scale=0.25), node_of(Bits(bits), type))
     )
     assert_close(got, 0.25 * plain + biases, np.abs(plain) + 2, 44, got.dtype)
 
@@ -132,7 +147,11 @@ def test_a_scale_value_takes_the_place_of_the_scales_and_biases_come_from_the_so
 @ENGINES
 def test_zero_has_the_sign_of_positive_numbers(engine):
     x = np.array([0.0, -0.0, -1, 1]).reshape(1, 1, 1, 4)
-    for type, bits, expected in ((Type.XNOR, [1, 1, 0, 1], 4), (Type.AND, [1, 1, 1, 0], 2), (Type.AND, [1, 1, 1, 1], 3)):
+    for type, bits, expected in (
+        (Type.XNOR, [1, 1, 0, 1], 4),
+        (Type.AND, [1, 1, 1, 0], 2),
+        (Type.AND, [1, 1, 1, 1], 3),
+    ):
         source = Bits(np.array(bits, bool).reshape(1, 1, 1, 4))
         assert result_of(node_of(source, type), x, engine=engine).ravel().tolist() == [expected]
 
@@ -193,7 +212,9 @@ def test_sizes_that_do_not_fit_name_the_node_and_both_shapes(fully_connected):
     node = node_of(Bits(random_bits(0, 2, 3, 3, 4)), Type.XNOR, fully_connected=fully_connected)
     name = "MPSCNNBinaryFullyConnectedNode" if fully_connected else "MPSCNNBinaryConvolutionNode"
     made = node(mpsnn.MPSNNImageNode())
-    error = caught(mpsnn.ShapeError, lambda: run(made, (1, 3, 3, 5)), "expect 4 input channels", label="culprit", node=name)
+    error = caught(
+        mpsnn.ShapeError, lambda: run(made, (1, 3, 3, 5)), "expect 4 input channels", label="culprit", node=name
+    )
     assert "2 x 3 x 3 x 4" in error.expected
     assert "1 x 3 x 3 x 5" in error.actual
     if fully_connected:
@@ -229,5 +250,8 @@ def test_terms_need_one_number_per_channel(which):
 def test_there_is_no_gradient(fully_connected):
     node = node_of(Bits(random_bits(0, 2, 3, 3, 4)), Type.XNOR, fully_connected=fully_connected)(mpsnn.MPSNNImageNode())
     node.label = "culprit"
-    for call in (lambda: node.gradient_filter(mpsnn.MPSNNImageNode()), lambda: node.training_graph(mpsnn.MPSNNImageNode())):
+    for call in (
+        lambda: node.gradient_filter(mpsnn.MPSNNImageNode()),
+        lambda: node.training_graph(mpsnn.MPSNNImageNode()),
+    ):
         caught(mpsnn.GraphError, call, type(node).__name__, label="culprit")

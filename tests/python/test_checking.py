@@ -111,7 +111,8 @@ def wrong_engine(monkeypatch, tensor, index, amount):
 
 
 @pytest.mark.parametrize(
-    ("tensor", "what", "index"), [(0, 'image "x"', (1, 2, 3, 1)), (1, "weights", (3, 0, 2, 1)), (2, "biases", (2,)), (3, "gamma", (1,))]
+    ("tensor", "what", "index"),
+    [(0, 'image "x"', (1, 2, 3, 1)), (1, "weights", (3, 0, 2, 1)), (2, "biases", (2,)), (3, "gamma", (1,))],
 )
 def test_one_wrong_element_of_an_engine_is_named(monkeypatch, tensor, what, index):
     wrong_engine(monkeypatch, tensor, index, 1e-2)
@@ -230,7 +231,9 @@ def test_elements_as_near_to_a_kink_as_a_step_are_resolved_by_smaller_steps():
 
 
 def test_where_everything_is_a_kink_nothing_was_checked_and_that_fails():
-    report = check_gradients(mpsnn.MPSCNNNeuronReLUNode(image(), 0.0), source_shapes=[(1, 2, 2, 1)], draw=[constant(0.0)])
+    report = check_gradients(
+        mpsnn.MPSCNNNeuronReLUNode(image(), 0.0), source_shapes=[(1, 2, 2, 1)], draw=[constant(0.0)]
+    )
     assert not report.ok
     assert "no element could be differenced" in report.rows[0].problem
     with pytest.raises(mpsnn.GraphError, match="no element could be differenced"):

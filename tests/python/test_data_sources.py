@@ -87,7 +87,10 @@ def test_an_exception_in_purge_does_not_hide_the_first_one():
 
 @pytest.mark.parametrize(
     ("values", "biases", "expected"),
-    [((3, 3, 3, 1), 3, "weights has 27 numbers, 54 are needed"), ((3, 3, 3, 2), 4, "bias_terms has 4 numbers, 3 are needed")],
+    [
+        ((3, 3, 3, 1), 3, "weights has 27 numbers, 54 are needed"),
+        ((3, 3, 3, 2), 4, "bias_terms has 4 numbers, 3 are needed"),
+    ],
 )
 def test_arrays_of_the_wrong_size_are_refused_with_both_sizes(values, biases, expected):
     source = ArraySource(label="stem")
@@ -136,7 +139,11 @@ def test_arrays_of_another_type_than_announced_are_refused(dtype, kind):
     source.values, source.kind = source.values.astype(dtype), mpsnn.MPSDataType[kind]
     with pytest.raises(mpsnn.WeightError, match='"stem" returned weights of another type') as caught:
         graph_of(source)
-    assert (caught.value.label, caught.value.expected, caught.value.actual) == ("stem", kind.lower(), np.dtype(dtype).name)
+    assert (caught.value.label, caught.value.expected, caught.value.actual) == (
+        "stem",
+        kind.lower(),
+        np.dtype(dtype).name,
+    )
 
 
 def test_a_data_type_that_weights_cannot_have_is_refused():
@@ -544,7 +551,9 @@ def test_normalization_values_of_the_wrong_size_are_refused():
 
 @pytest.mark.parametrize("name", ["gamma", "beta", "mean", "variance"])
 def test_a_python_normalization_of_the_wrong_size_is_refused(name):
-    methods = {n: (lambda self, n=n: np.ones(2 if n == name else 3, np.float32)) for n in ("gamma", "beta", "mean", "variance")}
+    methods = {
+        n: (lambda self, n=n: np.ones(2 if n == name else 3, np.float32)) for n in ("gamma", "beta", "mean", "variance")
+    }
     methods |= {"number_of_feature_channels": lambda self: 3, "label": lambda self: "norm"}
     source = type("Python", (mpsnn.MPSCNNBatchNormalizationDataSource,), methods)()
     node = mpsnn.MPSCNNBatchNormalizationNode(mpsnn.MPSNNImageNode(), source)

@@ -160,20 +160,30 @@ def test_a_transposed_convolution_that_vanishes_names_its_window():
 
 
 def test_a_transposed_convolution_that_undoes_another_one_is_refused():
-    down = MPSCNNConvolutionNode(MPSNNImageNode(), weights(2, 3, stride_in_pixels_x=2, stride_in_pixels_y=2, label="down"))
-    node = mpsnn.MPSCNNConvolutionTransposeNode(down.result_image, down.convolution_gradient_state, weights(3, 2, kernel=5, label="up"))
-    caught(mpsnn.ShapeError, lambda: run(node, (1, 6, 8, 2)), "image 3 x 4, kernel 3 x 3", "2 x 5 x 5 x 3", label="culprit")
+    down = MPSCNNConvolutionNode(
+        MPSNNImageNode(), weights(2, 3, stride_in_pixels_x=2, stride_in_pixels_y=2, label="down")
+    )
+    node = mpsnn.MPSCNNConvolutionTransposeNode(
+        down.result_image, down.convolution_gradient_state, weights(3, 2, kernel=5, label="up")
+    )
+    caught(
+        mpsnn.ShapeError, lambda: run(node, (1, 6, 8, 2)), "image 3 x 4, kernel 3 x 3", "2 x 5 x 5 x 3", label="culprit"
+    )
 
 
 def test_labels_of_another_size_than_the_loss_nodes_source_name_both():
     node = mpsnn.MPSCNNLossNode(MPSNNImageNode(), loss())
     labels = MPSCNNLossLabels(filled((2, 1, 1, 4)))
-    error = caught(mpsnn.ShapeError, lambda: run(node, (2, 1, 1, 3), labels=[labels]), label="culprit", node="MPSCNNLossNode")
+    error = caught(
+        mpsnn.ShapeError, lambda: run(node, (2, 1, 1, 3), labels=[labels]), label="culprit", node="MPSCNNLossNode"
+    )
     assert (error.expected, error.actual) == ("2 x 1 x 1 x 3", "2 x 1 x 1 x 4")
 
 
 def test_label_weights_of_another_size_than_the_labels_name_both():
-    error = caught(mpsnn.ShapeError, lambda: MPSCNNLossLabels(filled((2, 1, 1, 3)), filled((2, 1, 1, 1))), node="MPSCNNLossLabels")
+    error = caught(
+        mpsnn.ShapeError, lambda: MPSCNNLossLabels(filled((2, 1, 1, 3)), filled((2, 1, 1, 1))), node="MPSCNNLossLabels"
+    )
     assert (error.expected, error.actual) == ("2 x 1 x 1 x 3", "2 x 1 x 1 x 1")
 
 
@@ -190,7 +200,12 @@ def test_batches_of_different_lengths_name_both():
 def test_a_batch_is_made_of_single_images_of_one_size(batch, text):
     graph = MPSNNGraph("cpu", MPSCNNNeuronReLUNode(MPSNNImageNode(), 0.0).result_image)
     buffer = mpsnn.CommandQueue("cpu").command_buffer()
-    caught(mpsnn.ShapeError, lambda: graph.encode_batch(buffer, [[filled(shape) for shape in batch]]), text, node="MPSNNGraph")
+    caught(
+        mpsnn.ShapeError,
+        lambda: graph.encode_batch(buffer, [[filled(shape) for shape in batch]]),
+        text,
+        node="MPSNNGraph",
+    )
 
 
 def test_labels_of_a_batch_all_have_weights_or_none():
@@ -198,7 +213,12 @@ def test_labels_of_a_batch_all_have_weights_or_none():
     one = filled((1, 1, 1, 3))
     states = [[MPSCNNLossLabels(one), MPSCNNLossLabels(one, one)]]
     buffer = mpsnn.CommandQueue("cpu").command_buffer()
-    caught(mpsnn.ShapeError, lambda: graph.encode_batch(buffer, [[one, one]], states), "weights, or none", node="MPSNNGraph")
+    caught(
+        mpsnn.ShapeError,
+        lambda: graph.encode_batch(buffer, [[one, one]], states),
+        "weights, or none",
+        node="MPSNNGraph",
+    )
 
 
 # --- options ------------------------------------------------------------------------------------------------------
@@ -241,7 +261,9 @@ def test_folded_normalization_of_the_wrong_size_is_refused(name):
     values = {key: [1.0] * (3 if key == name else 4) for key in ("mean", "variance", "gamma", "beta")}
     descriptor = Descriptor(3, 3, 2, 4)
     descriptor.set_batch_normalization_parameters_for_inference(**values, epsilon=1e-5)
-    error = caught(mpsnn.OptionError, lambda: mpsnn.ConvolutionWeights(descriptor, label="stem"), f"one {name} per", label="stem")
+    error = caught(
+        mpsnn.OptionError, lambda: mpsnn.ConvolutionWeights(descriptor, label="stem"), f"one {name} per", label="stem"
+    )
     assert (error.expected, error.actual) == ("4", "3")
 
 
@@ -253,10 +275,14 @@ def test_an_unknown_property_of_a_descriptor_is_a_type_error():
 UNTRAINABLE = {
     "a sub-pixel scale": mpsnn.MPSCNNSubPixelConvolutionDescriptor(3, 3, 2, 4, sub_pixel_scale_factor=2),
     "a channel multiplier": mpsnn.MPSCNNDepthWiseConvolutionDescriptor(3, 3, 2, 4),
-    "a fused neuron": Descriptor(3, 3, 2, 4, fused_neuron_descriptor=mpsnn.MPSNNNeuronDescriptor(mpsnn.MPSCNNNeuronType.ReLU)),
+    "a fused neuron": Descriptor(
+        3, 3, 2, 4, fused_neuron_descriptor=mpsnn.MPSNNNeuronDescriptor(mpsnn.MPSCNNNeuronType.ReLU)
+    ),
     "folded batch normalization": Descriptor(3, 3, 2, 4),
 }
-UNTRAINABLE["folded batch normalization"].set_batch_normalization_parameters_for_inference([0] * 4, [1] * 4, [1] * 4, [0] * 4, 1e-5)
+UNTRAINABLE["folded batch normalization"].set_batch_normalization_parameters_for_inference(
+    [0] * 4, [1] * 4, [1] * 4, [0] * 4, 1e-5
+)
 
 
 @pytest.mark.parametrize("what", UNTRAINABLE)
@@ -264,7 +290,13 @@ def test_a_convolution_without_a_gradient_cannot_be_trained(what):
     node = MPSCNNConvolutionNode(MPSNNImageNode(), mpsnn.ConvolutionWeights(UNTRAINABLE[what]))
     node.label = "culprit"
     end = node.gradient_filter(MPSNNImageNode())
-    caught(mpsnn.OptionError, lambda: MPSNNGraph("cpu", end.result_image), what, label="culprit", node="MPSCNNConvolutionNode")
+    caught(
+        mpsnn.OptionError,
+        lambda: MPSNNGraph("cpu", end.result_image),
+        what,
+        label="culprit",
+        node="MPSCNNConvolutionNode",
+    )
 
 
 def test_a_transposed_convolution_takes_plain_descriptors_only():
@@ -386,7 +418,12 @@ def test_what_is_passed_as_states_must_be_states_in_a_list():
 
 
 @pytest.mark.parametrize(
-    ("vectors", "text"), [([54], "the number of history vectors"), ([54, 54, 3], "the number of history"), ([53, 54, 3, 3], "a history vector")]
+    ("vectors", "text"),
+    [
+        ([54], "the number of history vectors"),
+        ([54, 54, 3], "the number of history"),
+        ([53, 54, 3, 3], "a history vector"),
+    ],
 )
 def test_an_optimizers_vectors_must_fit_before_anything_is_recorded(vectors, text):
     gradient = mpsnn.CommandQueue("cpu").command_buffer()
@@ -395,7 +432,7 @@ def test_an_optimizers_vectors_must_fit_before_anything_is_recorded(vectors, tex
         wrong = [mpsnn.MPSVector(count) for count in vectors[:2]]
     else:
         wrong = [mpsnn.MPSVector(count) for count in vectors]
-    call = lambda: optimizer.encode(gradient, values[0], values[1], wrong, values[2])  # noqa: E731
+    call = lambda: optimizer.encode(gradient, values[0], values[1], wrong, values[2])
     caught(mpsnn.OptionError, call, text, node="MPSNNOptimizerAdam")
     with pytest.raises(mpsnn.OptionError, match="missing"):
         optimizer.encode(gradient, values[0], values[1], [None, None], values[2])
@@ -407,8 +444,20 @@ def test_an_optimizers_vectors_must_fit_before_anything_is_recorded(vectors, tex
 def test_a_graph_needs_results_that_filters_make():
     relu = MPSCNNNeuronReLUNode(MPSNNImageNode(), 0.0)
     caught(mpsnn.GraphError, lambda: MPSNNGraph("cpu", []), "result image", node="MPSNNGraph")
-    caught(mpsnn.GraphError, lambda: MPSNNGraph("cpu", MPSNNImageNode()), "made by a filter", "an input image", node="MPSNNGraph")
-    caught(mpsnn.GraphError, lambda: MPSNNGraph("cpu", [relu.result_image], [True, False]), "1 flags", "2", node="MPSNNGraph")
+    caught(
+        mpsnn.GraphError,
+        lambda: MPSNNGraph("cpu", MPSNNImageNode()),
+        "made by a filter",
+        "an input image",
+        node="MPSNNGraph",
+    )
+    caught(
+        mpsnn.GraphError,
+        lambda: MPSNNGraph("cpu", [relu.result_image], [True, False]),
+        "1 flags",
+        "2",
+        node="MPSNNGraph",
+    )
 
 
 def test_the_wrong_number_of_images_or_states_is_said():
@@ -424,18 +473,25 @@ def test_filters_need_their_images_states_and_data_sources():
     caught(mpsnn.GraphError, lambda: MPSCNNNeuronReLUNode(None, 0.0), "source images")
     caught(mpsnn.GraphError, lambda: mpsnn.MPSCNNSoftMaxGradientNode(x, x, None), "result state of its forward node")
     caught(mpsnn.WeightError, lambda: MPSCNNConvolutionNode(x, None), "data source", node="MPSCNNConvolutionNode")
-    caught(mpsnn.WeightError, lambda: mpsnn.MPSCNNBatchNormalizationNode(x, None), "data source", node="MPSCNNBatchNormalizationNode")
+    caught(
+        mpsnn.WeightError,
+        lambda: mpsnn.MPSCNNBatchNormalizationNode(x, None),
+        "data source",
+        node="MPSCNNBatchNormalizationNode",
+    )
 
 
 def test_an_arithmetic_gradient_needs_an_arithmetic_forward_node():
     x = MPSNNImageNode()
     relu = MPSCNNNeuronReLUNode(x, 0.0)
     relu.label = "culprit"
-    caught(mpsnn.GraphError, lambda: mpsnn.MPSNNAdditionGradientNode([x], relu, True), "arithmetic node", label="culprit")
+    caught(
+        mpsnn.GraphError, lambda: mpsnn.MPSNNAdditionGradientNode([x], relu, True), "arithmetic node", label="culprit"
+    )
     caught(mpsnn.GraphError, lambda: mpsnn.MPSNNAdditionGradientNode([x], None, False), "arithmetic node", "none")
     other = mpsnn.MPSNNSubtractionNode(x, x)
     other.label = "culprit"
-    call = lambda: mpsnn.MPSNNAdditionGradientNode(x, x, other.result_state, False)  # noqa: E731
+    call = lambda: mpsnn.MPSNNAdditionGradientNode(x, x, other.result_state, False)
     caught(mpsnn.GraphError, call, "MPSNNSubtractionNode", label="culprit")
 
 
@@ -450,19 +506,32 @@ def pool_state(x):
 DESCRIPTOR = mpsnn.MPSNNNeuronDescriptor(mpsnn.MPSCNNNeuronType.ReLU)
 WRONG_STATES = {
     "pooling": (lambda x: mpsnn.MPSCNNPoolingMaxGradientNode(x, x, relu_state(x), 1, 1, 1, 1), "MPSCNNNeuronReLUNode"),
-    "average pooling": (lambda x: mpsnn.MPSCNNPoolingAverageGradientNode(x, x, pool_state(x), 1, 1, 1, 1), "MPSCNNPoolingMaxNode"),
+    "average pooling": (
+        lambda x: mpsnn.MPSCNNPoolingAverageGradientNode(x, x, pool_state(x), 1, 1, 1, 1),
+        "MPSCNNPoolingMaxNode",
+    ),
     "soft-max": (lambda x: mpsnn.MPSCNNSoftMaxGradientNode(x, x, relu_state(x)), "MPSCNNNeuronReLUNode"),
-    "soft-max and log": (lambda x: mpsnn.MPSCNNLogSoftMaxGradientNode(x, x, mpsnn.MPSCNNSoftMaxNode(x).result_state), "MPSCNNSoftMaxNode"),
-    "dropout": (lambda x: mpsnn.MPSCNNDropoutGradientNode(x, x, relu_state(x), 0.5, 0, (1, 1, 1)), "MPSCNNNeuronReLUNode"),
+    "soft-max and log": (
+        lambda x: mpsnn.MPSCNNLogSoftMaxGradientNode(x, x, mpsnn.MPSCNNSoftMaxNode(x).result_state),
+        "MPSCNNSoftMaxNode",
+    ),
+    "dropout": (
+        lambda x: mpsnn.MPSCNNDropoutGradientNode(x, x, relu_state(x), 0.5, 0, (1, 1, 1)),
+        "MPSCNNNeuronReLUNode",
+    ),
     "concatenation": (lambda x: mpsnn.MPSNNConcatenationGradientNode(x, x, relu_state(x)), "MPSCNNNeuronReLUNode"),
     "neuron": (lambda x: mpsnn.MPSCNNNeuronGradientNode(x, x, pool_state(x), DESCRIPTOR), "MPSCNNPoolingMaxNode"),
     "convolution": (
-        lambda x: mpsnn.MPSCNNConvolutionGradientNode(x, x, mpsnn.MPSCNNConvolutionTransposeNode(x, weights(2, 2)).convolution_gradient_state),
+        lambda x: mpsnn.MPSCNNConvolutionGradientNode(
+            x, x, mpsnn.MPSCNNConvolutionTransposeNode(x, weights(2, 2)).convolution_gradient_state
+        ),
         "MPSCNNConvolutionTransposeNode",
     ),
     "transposed convolution": (
         lambda x: mpsnn.MPSCNNConvolutionTransposeNode(
-            x, mpsnn.MPSCNNConvolutionTransposeNode(x, weights(2, 2)).convolution_gradient_state, weights(2, 2, label="second")
+            x,
+            mpsnn.MPSCNNConvolutionTransposeNode(x, weights(2, 2)).convolution_gradient_state,
+            weights(2, 2, label="second"),
         ),
         "MPSCNNConvolutionTransposeNode",
     ),
@@ -473,7 +542,13 @@ WRONG_STATES = {
 def test_a_gradient_state_of_another_node_is_refused_with_both_classes(case):
     make, given = WRONG_STATES[case]
     node = make(MPSNNImageNode())
-    error = caught(mpsnn.GraphError, lambda: run(node, (1, 4, 4, 2)), "gradient state must come from", label="culprit", node=type(node).__name__)
+    error = caught(
+        mpsnn.GraphError,
+        lambda: run(node, (1, 4, 4, 2)),
+        "gradient state must come from",
+        label="culprit",
+        node=type(node).__name__,
+    )
     assert error.actual == given
 
 
@@ -481,7 +556,7 @@ def test_a_normalization_gradient_needs_a_normalizations_state():
     x = MPSNNImageNode()
     relu = MPSCNNNeuronReLUNode(x, 0.0)
     relu.label = "culprit"
-    call = lambda: mpsnn.MPSCNNBatchNormalizationGradientNode(x, x, relu.result_state)  # noqa: E731
+    call = lambda: mpsnn.MPSCNNBatchNormalizationGradientNode(x, x, relu.result_state)
     caught(mpsnn.GraphError, call, "batch normalization", "MPSCNNNeuronReLUNode", label="culprit")
 
 
@@ -499,7 +574,10 @@ def test_gradients_with_other_parameters_than_their_forward_node_are_refused():
 
 
 def test_a_device_that_is_not_there_is_refused_with_the_list():
-    for call in (lambda: mpsnn.Device("quantum"), lambda: MPSNNGraph("quantum", MPSCNNNeuronReLUNode(MPSNNImageNode(), 0.0).result_image)):
+    for call in (
+        lambda: mpsnn.Device("quantum"),
+        lambda: MPSNNGraph("quantum", MPSCNNNeuronReLUNode(MPSNNImageNode(), 0.0).result_image),
+    ):
         error = caught(mpsnn.DeviceError, call, '"quantum"')
         assert error.expected == "cpu, reference"
 
@@ -561,7 +639,10 @@ BAD_FILES = {
     "range": (put("nodes", 0, "parameters", "training_style", value=77), '"training_style" is out of range'),
     "no data source": (lambda content: content["nodes"][0].pop("data_source"), "names no data source"),
     "another neuron": (put("nodes", 1, "parameters", "neuron_type", value=5), "another class"),
-    "refused by a constructor": (put("nodes", 1, "parameters", "neuron_type", value=0), "no node exists for this neuron type"),
+    "refused by a constructor": (
+        put("nodes", 1, "parameters", "neuron_type", value=0),
+        "no node exists for this neuron type",
+    ),
     "policy": (put("nodes", 0, "padding", value={"method": 16384}), "Custom bit"),
 }
 
@@ -572,7 +653,9 @@ def test_a_file_that_is_wrong_says_what(saved, case):
     caught(mpsnn.FileError, lambda: saved(change), text)
 
 
-@pytest.mark.parametrize("text", ["", "{", "[1, 2", '{"a": }', "nonsense", "{} {}", '{"a": "\\x"}', '"\\ud800"', "[" * 100, '{"a: 1}'])
+@pytest.mark.parametrize(
+    "text", ["", "{", "[1, 2", '{"a": }', "nonsense", "{} {}", '{"a": "\\x"}', '"\\ud800"', "[" * 100, '{"a: 1}']
+)
 def test_a_file_that_is_no_json_says_where(saved, text):
     saved.path.write_text(text)
     caught(mpsnn.FileError, lambda: MPSNNGraph.load(str(saved.path)), "not a valid JSON text", "at byte")
@@ -587,7 +670,10 @@ def test_a_truncated_file_is_an_error_at_every_length(saved):
 
 
 def test_a_file_that_cannot_be_opened_is_named(tmp_path):
-    missing, graph = str(tmp_path / "no" / "graph.json"), MPSNNGraph("cpu", MPSCNNNeuronReLUNode(MPSNNImageNode(), 0.0).result_image)
+    missing, graph = (
+        str(tmp_path / "no" / "graph.json"),
+        MPSNNGraph("cpu", MPSCNNNeuronReLUNode(MPSNNImageNode(), 0.0).result_image),
+    )
     caught(mpsnn.FileError, lambda: MPSNNGraph.load(missing), "could not read", label=missing)
     caught(mpsnn.FileError, lambda: graph.save(missing), "could not write", label=missing)
     with pytest.raises(OSError, match="could not read"):

@@ -456,7 +456,9 @@ def test_every_node_class_that_can_be_made_has_a_factory():
     """Abstract classes are bases of others."""
     classes = [getattr(mpsnn, name) for name in dir(mpsnn) if name.endswith("Node")]
     filters = {one for one in classes if isinstance(one, type) and issubclass(one, mpsnn.MPSNNFilterNode)}
-    concrete = {one.__name__ for one in filters if not any(other is not one and issubclass(other, one) for other in filters)}
+    concrete = {
+        one.__name__ for one in filters if not any(other is not one and issubclass(other, one) for other in filters)
+    }
     bases_too = {"MPSCNNConvolutionNode", "MPSCNNConvolutionGradientNode", "MPSCNNBinaryConvolutionNode"}
     assert concrete | bases_too == classes_with_a_factory()
 
@@ -475,7 +477,9 @@ def test_a_loaded_graph_of_nodes_without_a_gradient_is_the_same(engine, tmp_path
 
 
 @pytest.mark.parametrize("engine", ENGINES)
-@pytest.mark.parametrize(("make", "shape"), [(everything, (8, 8, 2)), (family, (4, 4, 4))], ids=["everything", "family"])
+@pytest.mark.parametrize(
+    ("make", "shape"), [(everything, (8, 8, 2)), (family, (4, 4, 4))], ids=["everything", "family"]
+)
 def test_a_loaded_training_graph_trains_identically(engine, make, shape, tmp_path):
     (end, sources), (_, others) = make(), make()
     graph = MPSNNGraph(engine, end.result_image, False)

@@ -98,7 +98,9 @@ def test_both_engines_give_the_printed_result_and_gradients(case, shift):
         terms = int(np.prod(shape[:3])) + m + 8
         size = (np.abs(incoming) * reach).sum(axis=(0, 1, 2))
         assert_close(state.gradient_for_gamma, by_gamma, size, terms, dtype, "gradient of gamma")
-        assert_close(state.gradient_for_beta, by_beta, np.abs(incoming).sum(axis=(0, 1, 2)), terms, dtype, "gradient of beta")
+        assert_close(
+            state.gradient_for_beta, by_beta, np.abs(incoming).sum(axis=(0, 1, 2)), terms, dtype, "gradient of beta"
+        )
 
 
 @settings(max_examples=40)
@@ -123,7 +125,8 @@ def test_gradients_are_central_differences(case):
 def test_one_group_per_channel_is_instance_normalization(engine):
     x, incoming = normal(0, 2, 3, 4, 6), normal(1, 2, 3, 4, 6)
     one, other = (
-        evaluate(engine, normalization(kind, parameters_of(kind, 6, 6)), [x], incoming) for kind in ("instance", "group")
+        evaluate(engine, normalization(kind, parameters_of(kind, 6, 6)), [x], incoming)
+        for kind in ("instance", "group")
     )
     assert one.result.tobytes() == other.result.tobytes()
     assert one.gradients[0].tobytes() == other.gradients[0].tobytes()
@@ -328,7 +331,9 @@ def test_a_gpu_answer_of_none_changes_nothing_and_one_of_another_size_is_an_erro
 @KINDS
 def test_a_cpu_style_method_on_a_gpu_style_node_is_an_error_that_says_so(kind):
     net = Trained(kind, python_source(kind, CpuUpdate), STYLES.UpdateDeviceGPU, "cpu")
-    caught(mpsnn.WeightError, lambda: net.step(0), "CPU style", "update_gamma_and_beta_with_command_buffer", label="norm")
+    caught(
+        mpsnn.WeightError, lambda: net.step(0), "CPU style", "update_gamma_and_beta_with_command_buffer", label="norm"
+    )
 
 
 @KINDS
@@ -355,7 +360,9 @@ def test_channels_that_do_not_fit_name_the_node_and_both(kind):
 
 @KINDS
 def test_a_node_needs_its_data_source(kind):
-    caught(mpsnn.WeightError, lambda: NODES[kind](mpsnn.MPSNNImageNode(), None), "data source", node=NODES[kind].__name__)
+    caught(
+        mpsnn.WeightError, lambda: NODES[kind](mpsnn.MPSNNImageNode(), None), "data source", node=NODES[kind].__name__
+    )
 
 
 @pytest.mark.parametrize("groups", [3, 0, -1, 8])
@@ -365,7 +372,9 @@ def test_groups_must_divide_the_channels(groups):
     source = python_source("group", CpuUpdate)
     source.groups = groups
     node = NODES["group"](mpsnn.MPSNNImageNode(), source)
-    caught(mpsnn.WeightError, lambda: run(node, (1, 2, 2, 4)), "number_of_groups must divide", "divisor of 4", label="norm")
+    caught(
+        mpsnn.WeightError, lambda: run(node, (1, 2, 2, 4)), "number_of_groups must divide", "divisor of 4", label="norm"
+    )
 
 
 @KINDS
@@ -374,7 +383,7 @@ def test_a_gradient_needs_the_state_of_a_normalization(kind):
     relu = mpsnn.MPSCNNNeuronReLUNode(x, 0.0)
     relu.label = "culprit"
     gradient = getattr(mpsnn, NODES[kind].__name__.replace("Node", "GradientNode"))
-    call = lambda: gradient(x, x, relu.result_state)  # noqa: E731
+    call = lambda: gradient(x, x, relu.result_state)
     error = caught(mpsnn.GraphError, call, "must come from", label="culprit", node=gradient.__name__)
     assert error.actual == "MPSCNNNeuronReLUNode"
 
@@ -382,4 +391,10 @@ def test_a_gradient_needs_the_state_of_a_normalization(kind):
 @KINDS
 def test_a_gradient_of_another_size_names_both_shapes(kind):
     node = NODES[kind](mpsnn.MPSNNImageNode("x"), parameters_of(kind, 4, 2)).gradient_filter(mpsnn.MPSNNImageNode("e"))
-    caught(mpsnn.ShapeError, lambda: run(node, (1, 4, 5, 4), (1, 5, 4, 4)), "1 x 4 x 5 x 4", "1 x 5 x 4 x 4", label="culprit")
+    caught(
+        mpsnn.ShapeError,
+        lambda: run(node, (1, 4, 5, 4), (1, 5, 4, 4)),
+        "1 x 4 x 5 x 4",
+        "1 x 5 x 4 x 4",
+        label="culprit",
+    )

@@ -65,7 +65,9 @@ def test_any_number_becomes_numpy_s_half(engine, values):
 @ENGINES
 @pytest.mark.parametrize(("format", "most"), [(Format.Unorm8, 255), (Format.Unorm16, 65535)], ids=["Unorm8", "Unorm16"])
 def test_a_fraction_is_clamped_and_kept_in_equal_steps(engine, format, most):
-    got = copied(engine, [-1, -1e-9, 0, 1, 1.001, 7, np.inf, -np.inf, 0.3 / most, 0.7 / most, (most - 0.6) / most], format)
+    got = copied(
+        engine, [-1, -1e-9, 0, 1, 1.001, 7, np.inf, -np.inf, 0.3 / most, 0.7 / most, (most - 0.6) / most], format
+    )
     assert_close(got * most, [0, 0, 0, most, most, most, most, 0, 0, 1, most - 1], most, 2, got.dtype)
     every = np.arange(most + 1) / most
     again = copied(engine, every, format)
@@ -206,7 +208,12 @@ def test_gradient_images_have_formats_too(engine, format):
 def test_an_empty_batch_stays_empty(engine, format):
     node = mpsnn.MPSCNNNeuronLinearNode(MPSNNImageNode("x"), 1.0, 0.0)
     node.result_image.format = format
-    assert MPSNNGraph(engine, node.result_image).run([np.zeros((0, 2, 3, 4), DTYPES[engine])]).numpy().shape == (0, 2, 3, 4)
+    assert MPSNNGraph(engine, node.result_image).run([np.zeros((0, 2, 3, 4), DTYPES[engine])]).numpy().shape == (
+        0,
+        2,
+        3,
+        4,
+    )
 
 
 @ENGINES
@@ -231,5 +238,7 @@ def test_a_format_that_is_not_there_names_the_node(format, of_graph):
         graph.format = format
     else:
         node.result_image.format = format
-    call = lambda: graph.run([np.zeros((1, 2, 2, 1), np.float32)])  # noqa: E731
-    caught(mpsnn.OptionError, call, "unknown format", "Float16 or Float32", label="culprit", node="MPSCNNNeuronReLUNode")
+    call = lambda: graph.run([np.zeros((1, 2, 2, 1), np.float32)])
+    caught(
+        mpsnn.OptionError, call, "unknown format", "Float16 or Float32", label="culprit", node="MPSCNNNeuronReLUNode"
+    )

@@ -60,7 +60,12 @@ def test_resident_memory_is_flat_from_step_200_to_step_1000(style, kind):
     paths = os.pathsep.join([str(Path(__file__).parent), *filter(None, sys.path)])
     environment = {**os.environ, "PYTHONPATH": paths}
     done = subprocess.run(
-        [sys.executable, "-c", code, style, kind], capture_output=True, text=True, timeout=120, check=False, env=environment
+        [sys.executable, "-c", code, style, kind],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+        env=environment,
     )
     assert done.returncode == 0, done.stderr
     early, late = map(int, done.stdout.split())
@@ -72,7 +77,7 @@ def test_data_sources_graphs_arrays_and_handlers_die_with_their_last_user(style,
     source = kind(4, 3, label="middle")
     net = ThreeLayers({"middle": source}, style)
     images, labels = numbers(8, 6, 6, 2), one_hot(3, 8)
-    handler = lambda done: None  # noqa: E731
+    handler = lambda done: None
     alive = [weakref.ref(thing) for thing in (source, images, labels, handler)]
     buffer = mpsnn.CommandQueue("cpu").command_buffer()
     net.graph.encode(buffer, [images], [mpsnn.MPSCNNLossLabels(labels)])

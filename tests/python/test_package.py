@@ -13,9 +13,8 @@ from concurrent.futures import ThreadPoolExecutor
 from importlib import metadata, resources
 from pathlib import Path
 
-import pytest
-
 import mpsnn
+import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 COMPILER = os.environ.get("CXX", "c++")
@@ -46,7 +45,14 @@ def project_version():
 def build_host(folder, python=sys.executable):
     """Builds the example application against the package of that Python and returns what it prints."""
     shutil.copytree(ROOT / "examples" / "cpp_host", folder / "source")
-    run("cmake", "-S", folder / "source", "-B", folder / "build", f"-DCMAKE_PREFIX_PATH={ask('--cmakedir', python=python)}")
+    run(
+        "cmake",
+        "-S",
+        folder / "source",
+        "-B",
+        folder / "build",
+        f"-DCMAKE_PREFIX_PATH={ask('--cmakedir', python=python)}",
+    )
     run("cmake", "--build", folder / "build")
     return run(folder / "build" / "cpp_host")
 

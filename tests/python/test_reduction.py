@@ -4,14 +4,30 @@
 import mpsnn
 import numpy as np
 import pytest
-from engines import DTYPES, assert_close, assert_differences_agree, assert_survives_saving, evaluate, normal, result_of, small_integers
+from engines import (
+    DTYPES,
+    assert_close,
+    assert_differences_agree,
+    assert_survives_saving,
+    evaluate,
+    normal,
+    result_of,
+    small_integers,
+)
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from test_errors import caught, run
 
 ENGINES = pytest.mark.parametrize("engine", ["reference", "cpu"])
 AXES = {"Row": (2,), "Column": (1,), "FeatureChannels": (3,), "Spatial": (1, 2)}
-KINDS = {"Min": np.min, "Max": np.max, "Mean": np.mean, "Sum": np.sum, "ArgumentMin": np.argmin, "ArgumentMax": np.argmax}
+KINDS = {
+    "Min": np.min,
+    "Max": np.max,
+    "Mean": np.mean,
+    "Sum": np.sum,
+    "ArgumentMin": np.argmin,
+    "ArgumentMax": np.argmax,
+}
 NAMES = [f"{axis}{kind}" for axis in ("Row", "Column", "FeatureChannels") for kind in ("Min", "Max", "Mean", "Sum")]
 NAMES += ["FeatureChannelsArgumentMin", "FeatureChannelsArgumentMax", "SpatialMean"]
 EVERY = pytest.mark.parametrize("name", NAMES)
@@ -92,7 +108,9 @@ def test_the_gradient_of_a_spatial_mean_spreads_over_the_clipped_pixels(case):
         got = evaluate(engine, reduction("SpatialMean", clip), [x], incoming)
         assert_close(got.gradients[0], expected, np.abs(expected), 2, dtype)
     if x.size <= 200:
-        assert_differences_agree(reduction("SpatialMean", clip), [x], incoming, 0, np.abs(incoming).sum() * (1 + np.abs(x).max()))
+        assert_differences_agree(
+            reduction("SpatialMean", clip), [x], incoming, 0, np.abs(incoming).sum() * (1 + np.abs(x).max())
+        )
 
 
 @ENGINES
@@ -154,7 +172,9 @@ def test_a_saved_node_gives_the_same_bits(name, tmp_path):
 @EVERY
 def test_a_rectangle_that_misses_the_image_names_both(name, clip):
     node = reduction(name, clip)(mpsnn.MPSNNImageNode())
-    error = caught(mpsnn.ShapeError, lambda: run(node, (1, 4, 5, 2)), "leaves nothing", label="culprit", node=type(node).__name__)
+    error = caught(
+        mpsnn.ShapeError, lambda: run(node, (1, 4, 5, 2)), "leaves nothing", label="culprit", node=type(node).__name__
+    )
     assert "1 x 4 x 5 x 2" in error.expected
     assert error.actual == f"{clip[2]} x {clip[3]} at {clip[0]}, {clip[1]}"
 
@@ -163,7 +183,10 @@ def test_a_rectangle_that_misses_the_image_names_both(name, clip):
 def test_only_the_spatial_mean_has_a_gradient(name):
     node = reduction(name)(mpsnn.MPSNNImageNode())
     node.label = "culprit"
-    for call in (lambda: node.gradient_filters(mpsnn.MPSNNImageNode()), lambda: node.training_graph(mpsnn.MPSNNImageNode())):
+    for call in (
+        lambda: node.gradient_filters(mpsnn.MPSNNImageNode()),
+        lambda: node.training_graph(mpsnn.MPSNNImageNode()),
+    ):
         error = caught(mpsnn.GraphError, call, f"MPSNNReduction{name}Node", label="culprit")
         assert error.node == f"MPSNNReduction{name}Node"
 
@@ -171,8 +194,14 @@ def test_only_the_spatial_mean_has_a_gradient(name):
 def test_its_gradient_takes_a_state_of_its_own_and_a_gradient_of_its_size():
     x, e = mpsnn.MPSNNImageNode("x"), mpsnn.MPSNNImageNode("e")
     other = mpsnn.MPSNNReductionSpatialMeanGradientNode(e, x, reduction("RowMean")(x).result_state)
-    call = lambda: run(other, (1, 4, 5, 2), (1, 4, 5, 2))  # noqa: E731
+    call = lambda: run(other, (1, 4, 5, 2), (1, 4, 5, 2))
     error = caught(mpsnn.GraphError, call, "must come from a spatial mean", label="culprit")
     assert error.actual == "MPSNNReductionRowMeanNode"
     node = reduction("SpatialMean")(x).gradient_filter(e)
-    caught(mpsnn.ShapeError, lambda: run(node, (1, 4, 5, 2), (1, 4, 5, 2)), "1 x 1 x 1 x 2", "1 x 4 x 5 x 2", label="culprit")
+    caught(
+        mpsnn.ShapeError,
+        lambda: run(node, (1, 4, 5, 2), (1, 4, 5, 2)),
+        "1 x 1 x 1 x 2",
+        "1 x 4 x 5 x 2",
+        label="culprit",
+    )

@@ -174,7 +174,13 @@ def test_the_whole_image_fills_the_whole_result(kind, shape, size, seed):
 
 @pytest.mark.parametrize("kind", ["bilinear", "lanczos"])
 @settings(max_examples=80)
-@given(shapes, results, st.tuples(*[st.sampled_from([0.25, 0.5, 1.0, 1.5, 3.0])] * 2), st.tuples(*[st.integers(-6, 6)] * 2), st.integers(0, 2**16))
+@given(
+    shapes,
+    results,
+    st.tuples(*[st.sampled_from([0.25, 0.5, 1.0, 1.5, 3.0])] * 2),
+    st.tuples(*[st.integers(-6, 6)] * 2),
+    st.integers(0, 2**16),
+)
 def test_a_provider_s_transform_places_the_image(kind, shape, size, scales, moves, seed):
     x, moves = normal(seed, *shape), [move / 4 for move in moves]
     by_y, by_x = (scale_weights(kind, shape[1 + i], size[i], scales[1 - i], moves[1 - i]) for i in (0, 1))
@@ -215,7 +221,13 @@ def test_a_saved_scale_node_gives_the_same_bits_and_one_with_a_provider_is_not_s
     node = scaling(kind, 5, 3, Provider(1, 1, 0, 0))(mpsnn.MPSNNImageNode("x"))
     node.label = "culprit"
     graph = mpsnn.MPSNNGraph("cpu", node.result_image)
-    caught(mpsnn.GraphError, lambda: graph.save(str(tmp_path / "h")), "transform provider", "cannot be saved", label="culprit")
+    caught(
+        mpsnn.GraphError,
+        lambda: graph.save(str(tmp_path / "h")),
+        "transform provider",
+        "cannot be saved",
+        label="culprit",
+    )
 
 
 # --- errors
@@ -225,7 +237,7 @@ def test_a_saved_scale_node_gives_the_same_bits_and_one_with_a_provider_is_not_s
 def test_factors_below_one_are_refused(kind):
     for factors in ((0, 1), (2, -1)):
         name = "MPSCNNUpsamplingNearestNode" if kind == "nearest" else "MPSCNNUpsamplingBilinearNode"
-        call = lambda factors=factors: upsampling(kind, *factors)(mpsnn.MPSNNImageNode())  # noqa: E731
+        call = lambda factors=factors: upsampling(kind, *factors)(mpsnn.MPSNNImageNode())
         error = caught(mpsnn.OptionError, call, "scale factors must be at least 1", node=name)
         assert error.actual == f"{factors[1]} x {factors[0]}"
 
@@ -233,7 +245,13 @@ def test_factors_below_one_are_refused(kind):
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_gradient_of_another_size_names_both_shapes(kind):
     node = upsampling(kind, 2, 3)(mpsnn.MPSNNImageNode("x")).gradient_filter(mpsnn.MPSNNImageNode("e"))
-    caught(mpsnn.ShapeError, lambda: run(node, (1, 2, 2, 1), (1, 4, 5, 1)), "1 x 4 x 6 x 1", "1 x 4 x 5 x 1", label="culprit")
+    caught(
+        mpsnn.ShapeError,
+        lambda: run(node, (1, 2, 2, 1), (1, 4, 5, 1)),
+        "1 x 4 x 6 x 1",
+        "1 x 4 x 5 x 1",
+        label="culprit",
+    )
 
 
 def test_a_gradient_takes_the_state_of_its_own_kind_and_factors():
@@ -246,7 +264,13 @@ def test_a_gradient_takes_the_state_of_its_own_kind_and_factors():
         mpsnn.MPSCNNUpsamplingNearestGradientNode(x, x, nearest, 2, 3),
         mpsnn.MPSCNNUpsamplingNearestGradientNode(x, x, relu, 2, 2),
     ):
-        caught(mpsnn.GraphError, lambda node=node: run(node, (1, 4, 4, 1)), "same kind and factors", label="culprit", node=type(node).__name__)
+        caught(
+            mpsnn.GraphError,
+            lambda node=node: run(node, (1, 4, 4, 1)),
+            "same kind and factors",
+            label="culprit",
+            node=type(node).__name__,
+        )
 
 
 @pytest.mark.parametrize("kind", ["bilinear", "lanczos"])

@@ -21,7 +21,9 @@ from mpsnn import MPSImageEdgeMode as Edge
 from test_errors import caught, run
 
 ENGINES = pytest.mark.parametrize("engine", ["reference", "cpu"])
-MODES = pytest.mark.parametrize("mode", [Edge.Zero, Edge.Clamp, Edge.Mirror, Edge.MirrorWithEdge, Edge.Constant], ids=lambda m: m.name)
+MODES = pytest.mark.parametrize(
+    "mode", [Edge.Zero, Edge.Clamp, Edge.Mirror, Edge.MirrorWithEdge, Edge.Constant], ids=lambda m: m.name
+)
 Coordinate = mpsnn.MPSImageCoordinate
 shapes = st.tuples(st.sampled_from([1, 2, 0]), st.integers(1, 5), st.integers(1, 5), st.sampled_from([1, 2, 3, 8, 17]))
 small_shapes = st.tuples(st.integers(1, 2), st.integers(1, 3), st.integers(1, 3), st.integers(1, 3))
@@ -44,7 +46,7 @@ def test_a_reshape_keeps_the_order_of_the_elements(engine, shape, order, seed):
 
 
 def test_a_reshape_s_gradient_is_a_central_difference_and_it_survives_saving():
-    build = lambda image: mpsnn.MPSNNReshapeNode(image, 6, 1, 4)  # noqa: E731
+    build = lambda image: mpsnn.MPSNNReshapeNode(image, 6, 1, 4)
     x, incoming = normal(0, 2, 2, 4, 3), normal(1, 2, 1, 6, 4)
     assert_differences_agree(build, [x], incoming, curvature=0, scale=np.abs(incoming).sum() * (1 + np.abs(x).max()))
     assert_survives_saving(build, [x], incoming)
@@ -52,11 +54,22 @@ def test_a_reshape_s_gradient_is_a_central_difference_and_it_survives_saving():
 
 def test_a_reshape_that_loses_elements_names_both_counts():
     node = mpsnn.MPSNNReshapeNode(mpsnn.MPSNNImageNode(), 3, 3, 3)
-    error = caught(mpsnn.ShapeError, lambda: run(node, (2, 2, 4, 3)), "keeps the number of elements", label="culprit", node="MPSNNReshapeNode")
+    error = caught(
+        mpsnn.ShapeError,
+        lambda: run(node, (2, 2, 4, 3)),
+        "keeps the number of elements",
+        label="culprit",
+        node="MPSNNReshapeNode",
+    )
     assert error.expected == "2 x 2 x 4 x 3 = 24 per image"
     assert error.actual == "2 x 3 x 3 x 3 = 27 per image"
     for size in ((0, 1, 1), (1, -1, 1), (1, 1, 0)):
-        caught(mpsnn.OptionError, lambda size=size: mpsnn.MPSNNReshapeNode(mpsnn.MPSNNImageNode(), *size), "at least 1", node="MPSNNReshapeNode")
+        caught(
+            mpsnn.OptionError,
+            lambda size=size: mpsnn.MPSNNReshapeNode(mpsnn.MPSNNImageNode(), *size),
+            "at least 1",
+            node="MPSNNReshapeNode",
+        )
 
 
 # --- pad
@@ -169,7 +182,7 @@ def test_a_saved_pad_gives_the_same_bits(mode):
 
 def test_a_pad_refuses_negative_sizes():
     for before, after in ((Coordinate(-1, 0, 0), Coordinate()), (Coordinate(), Coordinate(0, 0, -2))):
-        call = lambda before=before, after=after: mpsnn.MPSNNPadNode(mpsnn.MPSNNImageNode(), before, after, Edge.Zero)  # noqa: E731
+        call = lambda before=before, after=after: mpsnn.MPSNNPadNode(mpsnn.MPSNNImageNode(), before, after, Edge.Zero)
         caught(mpsnn.OptionError, call, "must not be negative", node="MPSNNPadNode")
 
 

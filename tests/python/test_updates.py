@@ -57,7 +57,8 @@ class Watched(GpuSource, CpuSource):
 
 
 @pytest.mark.parametrize(
-    ("style", "kind"), [(STYLES.UpdateDeviceNone, None), (STYLES.UpdateDeviceCPU, "cpu"), (STYLES.UpdateDeviceGPU, "gpu")]
+    ("style", "kind"),
+    [(STYLES.UpdateDeviceNone, None), (STYLES.UpdateDeviceCPU, "cpu"), (STYLES.UpdateDeviceGPU, "gpu")],
 )
 def test_each_style_has_its_callback_once_per_step_from_the_loss_backward(style, kind):
     log = []
@@ -248,7 +249,9 @@ def test_an_optimizer_recorded_from_python_keeps_its_history_in_vectors(engine):
         np.testing.assert_allclose(got, expected, rtol=0, atol=limit)
         for vector, history in zip(other.vectors, own.history, strict=True):
             assert np.abs(vector.numpy()).max() > 0
-            np.testing.assert_allclose(vector.numpy(), history, rtol=0, atol=0 if engine == "cpu" else tolerance(history, 9))
+            np.testing.assert_allclose(
+                vector.numpy(), history, rtol=0, atol=0 if engine == "cpu" else tolerance(history, 9)
+            )
 
 
 def test_history_for_the_weights_alone_leaves_biases_as_they_are():
@@ -536,7 +539,9 @@ class MixedStyles:
         node = mpsnn.MPSCNNConvolutionNode(mpsnn.MPSNNImageNode("images"), first)
         node = mpsnn.MPSCNNBatchNormalizationNode(node.result_image, batch)
         node = mpsnn.MPSCNNInstanceNormalizationNode(node.result_image, instance)
-        node = mpsnn.MPSCNNConvolutionNode(mpsnn.MPSCNNGroupNormalizationNode(node.result_image, group).result_image, self.python)
+        node = mpsnn.MPSCNNConvolutionNode(
+            mpsnn.MPSCNNGroupNormalizationNode(node.result_image, group).result_image, self.python
+        )
         node.training_style = STYLES.UpdateDeviceCPU
         node = mpsnn.MPSCNNFullyConnectedNode(node.result_image, last)
         node = mpsnn.MPSCNNLossNode(node.result_image, loss(weight=1 / 8))
@@ -553,11 +558,19 @@ class MixedStyles:
         history = [np.array(vector).tobytes() for one in self.own for vector in one.history]
         steps = [getattr(one.optimizer, "time_step", 0) for one in self.own]
         states = [self.graph.export_weights(one) for one in (self.own[0], self.python, self.own[-1])]
-        return values, history, steps, [a.tobytes() for s in states for a in (s.weights, s.biases)], self.graph.encode_count
+        return (
+            values,
+            history,
+            steps,
+            [a.tobytes() for s in states for a in (s.weights, s.biases)],
+            self.graph.encode_count,
+        )
 
 
 @pytest.mark.parametrize("engine", ENGINES)
-@pytest.mark.parametrize(("kind", "method"), [b[:2] for b in BREAKS if b[0] is CpuSource], ids=lambda b: getattr(b, "__name__", b))
+@pytest.mark.parametrize(
+    ("kind", "method"), [b[:2] for b in BREAKS if b[0] is CpuSource], ids=lambda b: getattr(b, "__name__", b)
+)
 def test_a_cpu_style_source_that_raises_takes_back_what_gpu_style_optimizers_did(kind, method, engine):
     """The optimizers run with the command buffer, before the completion phase in which the Python source gives up."""
     broken, whole = MixedStyles(kind, method, engine), MixedStyles(kind, method, engine)
@@ -616,7 +629,11 @@ def test_a_bad_number_in_the_input_is_trapped_before_anything_moves(style, engin
     for seed in range(2):
         broken.step(seed)
         whole.step(seed)
-    state, statistics, count = broken.state(), {k: np.array(v) for k, v in norm.values.items()}, broken.graph.encode_count
+    state, statistics, count = (
+        broken.state(),
+        {k: np.array(v) for k, v in norm.values.items()},
+        broken.graph.encode_count,
+    )
     images = numbers(8, 6, 6, 2)
     images[1, 2, 3, 0] = value
     with pytest.raises(mpsnn.DeviceError, match='source image "images"') as caught:

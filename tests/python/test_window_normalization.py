@@ -90,7 +90,9 @@ def constants_of(kind, alpha, beta, delta):
 
 shapes = st.tuples(st.sampled_from([1, 2, 0]), st.integers(1, 7), st.integers(1, 7), st.sampled_from([1, 2, 3, 8, 17]))
 kernels = st.tuples(st.integers(1, 5), st.integers(1, 5))
-numbers = st.tuples(st.sampled_from([0.5, 1.0, 3.0]), st.sampled_from([0.5, 0.75, 1.0, 2.0]), st.sampled_from([1.0, 0.5]))
+numbers = st.tuples(
+    st.sampled_from([0.5, 1.0, 3.0]), st.sampled_from([0.5, 0.75, 1.0, 2.0]), st.sampled_from([1.0, 0.5])
+)
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -112,7 +114,9 @@ def test_both_engines_give_the_printed_result_and_gradient(kind, shape, kernel, 
 @pytest.mark.parametrize("kind", KINDS)
 @settings(max_examples=40)
 @given(
-    st.tuples(st.integers(1, 2), st.integers(1, 4), st.integers(1, 4), st.integers(1, 5)), kernels, st.integers(0, 2**16)
+    st.tuples(st.integers(1, 2), st.integers(1, 4), st.integers(1, 4), st.integers(1, 5)),
+    kernels,
+    st.integers(0, 2**16),
 )
 def test_gradients_are_central_differences(kind, shape, kernel, seed):
     """With u for one pixel, c = alpha / n <= 1, T >= delta >= 1 and c u^2 <= T: the third derivative of T^-beta is at most
@@ -161,7 +165,11 @@ def test_defaults_are_the_printed_ones():
 def test_a_made_gradient_has_the_numbers_of_its_forward_node(kind):
     forward = normalization(kind, (2, 3), **constants_of(kind, 0.5, 2.0, 1.5))(mpsnn.MPSNNImageNode())
     gradient = forward.gradient_filter(mpsnn.MPSNNImageNode())
-    names = {"spatial": ["alpha", "beta", "delta"], "contrast": ["alpha", "beta", "delta", "pm", "ps", "p0"], "channels": []}[kind]
+    names = {
+        "spatial": ["alpha", "beta", "delta"],
+        "contrast": ["alpha", "beta", "delta", "pm", "ps", "p0"],
+        "channels": [],
+    }[kind]
     for name in names:
         assert getattr(gradient, name) == getattr(forward, name)
     if kind == "channels":
@@ -192,7 +200,9 @@ def test_a_kernel_of_no_size_is_refused_at_once_and_when_set_later(kind):
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_gradient_of_another_size_names_both_shapes(kind):
     node = NODES[kind](mpsnn.MPSNNImageNode("x"), 3).gradient_filter(mpsnn.MPSNNImageNode("e"))
-    error = caught(mpsnn.ShapeError, lambda: run(node, (1, 4, 5, 2), (1, 5, 4, 2)), label="culprit", node=type(node).__name__)
+    error = caught(
+        mpsnn.ShapeError, lambda: run(node, (1, 4, 5, 2), (1, 5, 4, 2)), label="culprit", node=type(node).__name__
+    )
     assert "1 x 4 x 5 x 2" in error.expected
     assert "1 x 5 x 4 x 2" in error.actual
 
@@ -205,7 +215,7 @@ def test_a_gradient_with_another_source_image_names_both_shapes():
     node.label = "culprit"
     graph = mpsnn.MPSNNGraph("cpu", node.result_image)
     images = {"x": shapes[0], "e": shapes[1], "other": shapes[2]}
-    call = lambda: graph.run([np.zeros(images[name], np.float32) for name in graph.source_image_handles])  # noqa: E731
+    call = lambda: graph.run([np.zeros(images[name], np.float32) for name in graph.source_image_handles])
     caught(mpsnn.ShapeError, call, "the source image", "1 x 4 x 5 x 2", "1 x 4 x 5 x 3", label="culprit")
 
 

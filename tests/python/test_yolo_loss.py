@@ -25,7 +25,10 @@ def sigmoid(y):
 # Value and d/dy of one element; log: log soft-max of the classes.
 TERMS = {
     Type.MeanSquaredError: lambda y, t, log: ((y - t) ** 2, 2 * (y - t)),
-    Type.Huber: lambda y, t, log: (np.where(abs(y - t) <= 1, (y - t) ** 2 / 2, abs(y - t) - 0.5), np.clip(y - t, -1, 1)),
+    Type.Huber: lambda y, t, log: (
+        np.where(abs(y - t) <= 1, (y - t) ** 2 / 2, abs(y - t) - 0.5),
+        np.clip(y - t, -1, 1),
+    ),
     Type.SigmoidCrossEntropy: lambda y, t, log: (np.maximum(y, 0) - y * t + np.log1p(np.exp(-abs(y))), sigmoid(y) - t),
     Type.SoftMaxCrossEntropy: lambda y, t, log: (-t * log, np.exp(log) - t),
 }
@@ -41,7 +44,10 @@ def descriptor(types, anchors=3, reduction=Reduction.Sum, **options):
 def overlap(a, b):
     """Of boxes (x, y, width, height) by their centres."""
     sides = [
-        np.maximum(0, np.minimum(a[k] + a[2 + k] / 2, b[k] + b[2 + k] / 2) - np.maximum(a[k] - a[2 + k] / 2, b[k] - b[2 + k] / 2))
+        np.maximum(
+            0,
+            np.minimum(a[k] + a[2 + k] / 2, b[k] + b[2 + k] / 2) - np.maximum(a[k] - a[2 + k] / 2, b[k] - b[2 + k] / 2),
+        )
         for k in (0, 1)
     ]
     common = sides[0] * sides[1]
@@ -132,7 +138,14 @@ grids = st.tuples(st.sampled_from([1, 2, 0]), st.integers(1, 4), st.integers(1, 
 
 @KINDS
 @settings(max_examples=80)
-@given(grids, st.sampled_from([1, 2, 3]), st.sampled_from([0, 1, 3, 20]), st.booleans(), st.booleans(), st.integers(0, 2**16))
+@given(
+    grids,
+    st.sampled_from([1, 2, 3]),
+    st.sampled_from([0, 1, 3, 20]),
+    st.booleans(),
+    st.booleans(),
+    st.integers(0, 2**16),
+)
 def test_both_engines_give_the_printed_losses_and_gradients(types, grid, anchors, classes, rescore, weighted, seed):
     """Boxes are at least half a cell wide and predicted ones e^-3 of an anchor: an overlap magnifies roundings 32 times."""
     assume(classes or types is OTHER)
@@ -185,7 +198,7 @@ def test_gradients_are_central_differences_of_the_loss(types, anchors, seed):
     sizes = np.array(d.anchor_boxes).reshape(anchors, 2)
     error = split(y, anchors)[..., 2:4] - np.log(split(t, anchors)[..., 2:4] / sizes + 1e-5)
     assume((np.abs(np.abs(error) - 1) > 1e-3).all())
-    gradient, loss = run_node("reference", d, y, t, w)
+    gradient, _loss = run_node("reference", d, y, t, w)
     scale = np.abs(formula(y, t, w, d)[0]).sum() + 100 * w.sum() * (1 + np.abs(y).max()) * 12
     for index in np.ndindex(y.shape):
         sums = []
@@ -214,7 +227,9 @@ def test_defaults_are_the_printed_ones():
 
 
 def test_a_saved_node_gives_the_same_bits(tmp_path):
-    d = descriptor(TYPICAL, 2, Reduction.Mean, rescore=False, scale_xy=3.0, scale_no_object=0.5, min_iou_for_object_presence=0.6)
+    d = descriptor(
+        TYPICAL, 2, Reduction.Mean, rescore=False, scale_xy=3.0, scale_no_object=0.5, min_iou_for_object_presence=0.6
+    )
     y, t, _ = example_of((2, 3, 3), 2, 3, 1)
     for engine, dtype in DTYPES.items():
         node = mpsnn.MPSCNNYOLOLossNode(mpsnn.MPSNNImageNode("y"), d)
@@ -223,7 +238,9 @@ def test_a_saved_node_gives_the_same_bits(tmp_path):
         outputs = []
         for one in (graph, mpsnn.MPSNNGraph.load(str(tmp_path / "g"), engine)):
             labels = mpsnn.MPSCNNLossLabels(t.astype(dtype))
-            outputs.append([one.run([y.astype(dtype)], [labels]).numpy().tobytes(), labels.loss_image.numpy().tobytes()])
+            outputs.append(
+                [one.run([y.astype(dtype)], [labels]).numpy().tobytes(), labels.loss_image.numpy().tobytes()]
+            )
         assert outputs[0] == outputs[1]
 
 
@@ -246,7 +263,7 @@ def test_channels_that_do_not_hold_the_anchors_name_the_node():
     for channels in (16, 12):  # no multiple of three anchors; fewer than five each
         node = mpsnn.MPSCNNYOLOLossNode(mpsnn.MPSNNImageNode(), descriptor(TYPICAL))
         labels = mpsnn.MPSCNNLossLabels(np.zeros((1, 2, 2, channels), np.float32))
-        call = lambda node=node, labels=labels, c=channels: run(node, (1, 2, 2, c), labels=[labels])  # noqa: E731
+        call = lambda node=node, labels=labels, c=channels: run(node, (1, 2, 2, c), labels=[labels])
         error = caught(mpsnn.ShapeError, call, "each anchor box", label="culprit", node="MPSCNNYOLOLossNode")
         assert error.expected == "(5 + classes) x 3 channels"
         assert error.actual == f"image 1 x 2 x 2 x {channels}"
@@ -255,7 +272,13 @@ def test_channels_that_do_not_hold_the_anchors_name_the_node():
 def test_labels_of_another_size_name_both_shapes():
     node = mpsnn.MPSCNNYOLOLossNode(mpsnn.MPSNNImageNode(), descriptor(TYPICAL))
     labels = mpsnn.MPSCNNLossLabels(np.zeros((1, 2, 3, 18), np.float32))
-    caught(mpsnn.ShapeError, lambda: run(node, (1, 2, 2, 18), labels=[labels]), "1 x 2 x 2 x 18", "1 x 2 x 3 x 18", label="culprit")
+    caught(
+        mpsnn.ShapeError,
+        lambda: run(node, (1, 2, 2, 18), labels=[labels]),
+        "1 x 2 x 2 x 18",
+        "1 x 2 x 3 x 18",
+        label="culprit",
+    )
 
 
 def test_anchor_boxes_must_be_pairs_of_positive_numbers():
@@ -263,7 +286,7 @@ def test_anchor_boxes_must_be_pairs_of_positive_numbers():
     for change, text in (
         ({"anchor_boxes": [1, 2, 3]}, "3 numbers"), ({"number_of_anchor_boxes": 0}, "2 numbers"), ({"anchor_boxes": [1, 2, 3, 0, 1, 1]}, "positive sizes"),
     ):  # fmt: skip
-        call = lambda change=change: mpsnn.MPSCNNYOLOLossNode(x, descriptor(TYPICAL, **change))  # noqa: E731
+        call = lambda change=change: mpsnn.MPSCNNYOLOLossNode(x, descriptor(TYPICAL, **change))
         caught(mpsnn.OptionError, call, text, node="MPSCNNYOLOLossNode")
 
 
@@ -271,10 +294,12 @@ def test_anchor_boxes_must_be_pairs_of_positive_numbers():
 def test_parts_are_validated_like_losses_and_cannot_be_a_cosine_distance(part):
     x, d = mpsnn.MPSNNImageNode(), descriptor(TYPICAL)
     getattr(d, f"{part}_loss_descriptor").delta = 0
-    caught(mpsnn.OptionError, lambda: mpsnn.MPSCNNYOLOLossNode(x, d), "delta must be positive", node="MPSCNNYOLOLossNode")
+    caught(
+        mpsnn.OptionError, lambda: mpsnn.MPSCNNYOLOLossNode(x, d), "delta must be positive", node="MPSCNNYOLOLossNode"
+    )
     d = descriptor(TYPICAL)
     getattr(d, f"{part}_loss_descriptor").loss_type = Type.CosineDistance
     labels = mpsnn.MPSCNNLossLabels(np.zeros((1, 2, 2, 18), np.float32))
-    call = lambda: run(mpsnn.MPSCNNYOLOLossNode(x, d), (1, 2, 2, 18), labels=[labels])  # noqa: E731
+    call = lambda: run(mpsnn.MPSCNNYOLOLossNode(x, d), (1, 2, 2, 18), labels=[labels])
     with pytest.raises(mpsnn.OptionError, match="(?i)cosine"):
         call()
