@@ -232,7 +232,7 @@ def test_gradients_with_a_kernel_of_no_size_are_refused():
 
 def test_a_channel_gradient_takes_its_forward_node_s_kernel_and_class():
     x = mpsnn.MPSNNImageNode("x")
-    for forward, given in ((NODES["channels"](x, 3), "3"), (NODES["spatial"](x, 3), "MPSCNNSpatialNormalizationNode")):
+    for forward, shown in ((NODES["channels"](x, 3), "3"), (NODES["spatial"](x, 3), "MPSCNNSpatialNormalizationNode")):
         node = mpsnn.MPSCNNCrossChannelNormalizationGradientNode(x, x, forward.result_state, 5)
         error = caught(mpsnn.GraphError, lambda node=node: run(node, (1, 4, 4, 2)), "same kernel size", label="culprit")
-        assert (error.expected, error.actual) == ("5", given)
+        assert (error.expected, error.actual) == ("5", shown)
