@@ -4,10 +4,9 @@
 namespace mpsnn::python {
 namespace {
 
-class PyHandle final : public Handle {
+class PyHandle final : public Handle, public PyCallback {
  public:
-  explicit PyHandle(py::object object) : object_(keep_object(std::move(object))) {}
-  py::object object() const { return py::reinterpret_borrow<py::object>(static_cast<PyObject*>(object_.get())); }
+  using PyCallback::PyCallback;
   std::string label() const override {
     py::gil_scoped_acquire gil;
     const py::object handle = object();
@@ -15,9 +14,6 @@ class PyHandle final : public Handle {
     const py::object label = handle.attr("label");
     return py::str(PyCallable_Check(label.ptr()) ? label() : label).cast<std::string>();
   }
-
- private:
-  std::shared_ptr<void> object_;
 };
 
 std::vector<FilterNodePtr> training_graph(const FilterNodePtr& node, const Image& source_gradient, const py::object& handler) {
@@ -335,17 +331,13 @@ void bind_normalization_and_dropout(py::module_& m) {
   def_properties(dropout_gradient, std::type_identity<CNNDropoutGradientNode>{});
 }
 
-class PyLossCallback : public NNLossCallback {
+class PyLossCallback final : public NNLossCallback, public PyCallback {
  public:
-  explicit PyLossCallback(py::object object) : object_(keep_object(std::move(object))) {}
-  py::object object() const { return py::reinterpret_borrow<py::object>(static_cast<PyObject*>(object_.get())); }
+  using PyCallback::PyCallback;
   float scalar_weight(const ImageDescriptor& source, const ImageDescriptor& destination) override {
     py::gil_scoped_acquire gil;
     return object().attr("scalar_weight_for_source_image")(source, destination).cast<float>();
   }
-
- private:
-  std::shared_ptr<void> object_;
 };
 
 template <class Node, class Class>

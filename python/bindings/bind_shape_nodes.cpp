@@ -5,16 +5,6 @@
 namespace mpsnn::python {
 namespace {
 
-/// Calls `method` of a Python object on whatever thread plans the graph.
-class PyCallback {
- public:
-  explicit PyCallback(py::object object) : object_(keep_object(std::move(object))) {}
-  py::object object() const { return py::reinterpret_borrow<py::object>(static_cast<PyObject*>(object_.get())); }
-
- private:
-  std::shared_ptr<void> object_;
-};
-
 class PyGramMatrixCallback final : public NNGramMatrixCallback, public PyCallback {
  public:
   using PyCallback::PyCallback;

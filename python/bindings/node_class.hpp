@@ -9,6 +9,16 @@ namespace mpsnn::python {
 using Image = ImageNodePtr;
 using GradientState = std::shared_ptr<NNGradientStateNode>;
 
+/// A Python object that C++ calls back, from whatever thread plans the graph.
+class PyCallback {
+ public:
+  explicit PyCallback(py::object object) : object_(keep_object(std::move(object))) {}
+  py::object object() const { return py::reinterpret_borrow<py::object>(static_cast<PyObject*>(object_.get())); }
+
+ private:
+  std::shared_ptr<void> object_;
+};
+
 void bind_normalization_nodes(py::module_& m);
 void bind_shape_nodes(py::module_& m);
 
