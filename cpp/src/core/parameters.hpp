@@ -103,7 +103,6 @@ class ParameterStore {
   const Buffer& parameters() const { return parameters_; }
   const Buffer& gradients() const { return gradients_; }
   Buffer values(const ParameterRange& range) const { return parameters_.part(range.offset, range.count); }
-  Buffer gradients(const ParameterRange& range) const { return gradients_.part(range.offset, range.count); }
   const std::vector<TrainedParameters>& trained() const { return trained_; }
   std::uint64_t version() const { return version_; }
   /// True when a node is trained in that style.

@@ -112,7 +112,6 @@ class Loader {
       images_.push_back(std::make_shared<NNImageNode>());
       read_image(*images_.back(), input);
     }
-    input_count_ = images_.size();
     for (const Json& node : file.at("nodes").array("nodes")) load_node(node);
     std::vector<ImageNodePtr> results;
     for (const Json& result : file.at("results").array("results")) results.push_back(image(result));
@@ -179,7 +178,6 @@ class Loader {
 
   const DataSources& data_sources_;
   std::vector<ImageNodePtr> images_;  // inputs, then the result of each node
-  std::size_t input_count_ = 0;
   std::vector<FilterNodePtr> nodes_;
 };
 
