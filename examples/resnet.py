@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A residual network with batch normalization, trained on Fashion-MNIST: pip install mpsnn && python resnet.py (the images: apt-get install dataset-fashion-mnist)
+"""A residual network with batch normalization, trained on Fashion-MNIST (apt-get install dataset-fashion-mnist): python resnet.py
 
 Each block adds its input to what two convolutions make of it; where the size is halved, a 1 x 1 convolution of stride 2 takes the input along.
 With the images and epochs below it names about nine test images in ten; every epoch takes seconds, not minutes, on two cores.

@@ -1,5 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A U-Net that finds garments in noise and names each of their pixels, on Fashion-MNIST: pip install "mpsnn[examples]" && python unet.py
+"""A U-Net that finds garments in noise and names each of their pixels, on Fashion-MNIST: python unet.py
+
+Needs pip install "mpsnn[examples]" and apt-get install dataset-fashion-mnist.
 
 The picture is a garment behind strong noise; the label of a pixel is the garment's class where the clean picture is brighter than a fifth, else
 "background". The way down halves the image twice; the way up enlarges it once with a transposed convolution and once with bilinear
