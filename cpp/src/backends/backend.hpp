@@ -9,7 +9,7 @@
 #include "core/operations.hpp"
 #include "mpsnn/image.hpp"
 
-/// The whole interface between plans and engines.
+/// The whole interface between graphs and engines.
 namespace mpsnn {
 
 /// Shapes of an operation's operands, in the order that its struct documents. An absent operand is all zeros. Weights are
@@ -43,11 +43,25 @@ class Kernel {
   virtual std::string algorithm() const { return "direct"; }
 };
 
+class EngineGraph;
+class ParameterStore;
+struct GraphParts;
+
 /// An engine.
 class Backend {
  public:
   virtual ~Backend() = default;
   virtual ElementType element_type() const = 0;
+  /// Zeros for a graph's parameters, in memory that the engine computes with.
+  virtual Buffer allocate(std::size_t count) const { return Buffer(count, element_type()); }
+  /// The engine's side of one graph; `parts` and `parameters` outlive it.
+  virtual std::unique_ptr<EngineGraph> make_graph(const GraphParts& parts, ParameterStore& parameters) const = 0;
+};
+
+/// An engine that runs plans, operation by operation.
+class KernelBackend : public Backend {
+ public:
+  std::unique_ptr<EngineGraph> make_graph(const GraphParts& parts, ParameterStore& parameters) const final;
   /// Bytes that a forward operation keeps for its gradient, e.g. the winners of max pooling; 0 when it keeps nothing.
   virtual std::size_t saved_bytes(const Operation& forward, const OperandShapes& shapes) const = 0;
   virtual std::unique_ptr<Kernel> make_kernel(const Operation& operation, const OperandShapes& shapes) const = 0;

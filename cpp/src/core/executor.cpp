@@ -2,7 +2,6 @@
 #include "core/executor.hpp"
 
 #include <algorithm>
-#include <cmath>
 #include <cstring>
 #include <new>
 
@@ -15,21 +14,6 @@ namespace {
 
 constexpr std::size_t kHugePage = std::size_t(2) << 20;
 constexpr std::align_val_t kArenaAlignment{kHugePage};
-
-template <class T>
-std::size_t first_nonfinite_of(const T* values, std::size_t count) {
-  // x - x is 0 for finite numbers and NaN for the others; a sum of those is one vectorisable pass.
-  constexpr std::size_t kBlock = 4096;
-  for (std::size_t begin = 0; begin < count; begin += kBlock) {
-    const std::size_t end = std::min(count, begin + kBlock);
-    T sum = 0;
-    for (std::size_t i = begin; i < end; ++i) sum += values[i] - values[i];
-    if (sum == 0) continue;
-    for (std::size_t i = begin; i < end; ++i)
-      if (!std::isfinite(values[i])) return i;
-  }
-  return count;
-}
 
 }  // namespace
 
@@ -54,7 +38,7 @@ void Arena::require(std::size_t bytes) {
   std::memset(data_, 0, rounded);
 }
 
-Executable::Executable(Plan plan, const Backend& backend, Arena& arena) : plan_(std::move(plan)), type_(backend.element_type()), arena_(arena) {
+KernelExecutable::KernelExecutable(Plan plan, const KernelBackend& backend, Arena& arena) : Executable(std::move(plan), backend.element_type()), arena_(arena) {
   std::size_t scratch_bytes = 0, most_inputs = 0, most_outputs = 0;
   for (const Step& step : plan_.steps) {
     kernels_.push_back(backend.make_kernel(step.operation, plan_.operand_shapes(step)));
@@ -67,22 +51,11 @@ Executable::Executable(Plan plan, const Backend& backend, Arena& arena) : plan_(
   outputs_.resize(most_outputs);
 }
 
-void* Executable::address(const Value& value, const Bindings& bindings) const {
-  auto element = [&](void* base) { return static_cast<std::byte*>(base) + value.offset * element_bytes(type_); };
-  switch (value.storage) {
-    case Storage::arena: return arena_.data() + value.offset;
-    case Storage::source_image: return bindings.source_images[value.slot];
-    case Storage::labels: return bindings.labels[value.slot];
-    case Storage::label_weights: return bindings.label_weights[value.slot];
-    case Storage::loss: return bindings.losses[value.slot];
-    case Storage::parameter: return element(bindings.parameters);
-    case Storage::gradient: return element(bindings.gradients);
-    case Storage::result: return bindings.results[value.slot];
-  }
-  return nullptr;
+void* KernelExecutable::address(const Value& value, const Bindings& bindings) const {
+  return value.storage == Storage::arena ? arena_.data() + value.offset : outside_address(value, bindings);
 }
 
-void Executable::run_step(std::size_t index, const Bindings& bindings) {
+void KernelExecutable::run_step(std::size_t index, const Bindings& bindings) {
   const Step& step = plan_.steps[index];
   auto resolve = [&](const std::vector<ValueId>& ids, std::vector<void*>& pointers) {
     for (std::size_t i = 0; i < ids.size(); ++i) pointers[i] = ids[i] == kNoValue ? nullptr : address(plan_.values[ids[i]], bindings);
@@ -98,27 +71,12 @@ void Executable::run_step(std::size_t index, const Bindings& bindings) {
   kernels_[index]->run(call);
 }
 
-void Executable::run(const Bindings& bindings) {
+void KernelExecutable::run(const Bindings& bindings) {
   arena_.require(plan_.arena_bytes);
   for (std::size_t i = 0; i < plan_.steps.size(); ++i) run_step(i, bindings);
 }
 
-std::size_t Executable::first_nonfinite(const Value& value, const Bindings& bindings) const {
-  const void* data = address(value, bindings);
-  const std::size_t count = value.shape.count();
-  return type_ == ElementType::float64 ? first_nonfinite_of(static_cast<const double*>(data), count)
-                                       : first_nonfinite_of(static_cast<const float*>(data), count);
-}
-
-bool Executable::is_finite(const Bindings& bindings, bool watches_results) {
-  return std::all_of(plan_.values.begin(), plan_.values.end(), [&](const Value& value) {
-    const bool leaves_the_step = value.storage == Storage::loss || value.storage == Storage::gradient ||
-                                  (watches_results && value.storage == Storage::result);
-    return !leaves_the_step || value.first_step < 0 || first_nonfinite(value, bindings) == value.shape.count();
-  });
-}
-
-bool Executable::find_nonfinite(const Bindings& bindings, NonfiniteValue& found) {
+bool KernelExecutable::find_nonfinite(const Bindings& bindings, NonfiniteValue& found) {
   auto is_bad = [&](ValueId id, const Step* step) {
     if (id == kNoValue) return false;
     const std::size_t index = first_nonfinite(plan_.values[id], bindings);
@@ -136,5 +94,25 @@ bool Executable::find_nonfinite(const Bindings& bindings, NonfiniteValue& found)
   }
   return false;
 }
+
+namespace {
+
+/// Kernels and their arena.
+class KernelGraph final : public EngineGraph {
+ public:
+  explicit KernelGraph(const KernelBackend& backend) : backend_(backend) {}
+  std::size_t saved_bytes(const Operation& forward, const OperandShapes& shapes) const override { return backend_.saved_bytes(forward, shapes); }
+  std::unique_ptr<Executable> make_executable(const NNGraph&, Plan plan, const std::vector<ValueId>&) override {
+    return std::make_unique<KernelExecutable>(std::move(plan), backend_, arena_);
+  }
+
+ private:
+  const KernelBackend& backend_;
+  Arena arena_;
+};
+
+}  // namespace
+
+std::unique_ptr<EngineGraph> KernelBackend::make_graph(const GraphParts&, ParameterStore&) const { return std::make_unique<KernelGraph>(*this); }
 
 }  // namespace mpsnn

@@ -4,7 +4,7 @@
 #include <memory>
 #include <vector>
 
-#include "core/plan.hpp"
+#include "core/engine.hpp"
 
 namespace mpsnn {
 
@@ -26,41 +26,19 @@ class Arena {
   std::size_t size_ = 0;
 };
 
-/// Addresses of everything outside the arena, for one run.
-struct Bindings {
-  std::vector<void*> source_images, labels, label_weights, losses, results;
-  void* parameters = nullptr;
-  void* gradients = nullptr;
-  std::uint64_t encode_count = 0, parameters_version = 0;
-};
-
-/// Where a number that is not finite first appeared.
-struct NonfiniteValue {
-  const Step* step = nullptr;  ///< null: in an operand from outside
-  ValueId value = kNoValue;
-  std::size_t index = 0;
-};
-
 /// A plan with its kernels.
-class Executable {
+class KernelExecutable final : public Executable {
  public:
-  Executable(Plan plan, const Backend& backend, Arena& arena);
-  const Plan& plan() const { return plan_; }
-  std::string algorithm(std::size_t step) const { return kernels_[step]->algorithm(); }
-  void run(const Bindings& bindings);
-  /// Runs again step by step until a value is not finite; false when none is.
-  bool find_nonfinite(const Bindings& bindings, NonfiniteValue& found);
-  /// True when losses and gradients are all finite, and results too where they are watched.
-  bool is_finite(const Bindings& bindings, bool watches_results);
+  KernelExecutable(Plan plan, const KernelBackend& backend, Arena& arena);
+  std::string algorithm(std::size_t step) const override { return kernels_[step]->algorithm(); }
+  void run(const Bindings& bindings) override;
+  /// Runs again step by step until a value is not finite.
+  bool find_nonfinite(const Bindings& bindings, NonfiniteValue& found) override;
 
  private:
-  void* address(const Value& value, const Bindings& bindings) const;
+  void* address(const Value& value, const Bindings& bindings) const override;
   void run_step(std::size_t index, const Bindings& bindings);
-  /// Index of the first element of a value that is not finite, or its count.
-  std::size_t first_nonfinite(const Value& value, const Bindings& bindings) const;
 
-  Plan plan_;
-  ElementType type_;
   Arena& arena_;
   std::size_t scratch_offset_ = 0;
   std::vector<std::unique_ptr<Kernel>> kernels_;

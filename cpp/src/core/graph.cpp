@@ -6,7 +6,7 @@
 #include <set>
 #include <sstream>
 
-#include "core/executor.hpp"
+#include "core/engine.hpp"
 #include "core/json.hpp"
 #include "core/parameters.hpp"
 #include "core/plan_builder.hpp"
@@ -35,19 +35,11 @@ void* in_type(const Image& image, ElementType type, std::vector<Buffer>& keep) {
 
 }  // namespace
 
-struct NNGraph::Impl {
+struct NNGraph::Impl : GraphParts {
   DevicePtr device;
-  std::vector<ImageNodePtr> result_images;
-  std::vector<bool> results_are_needed;
-  std::vector<FilterNodePtr> nodes;
-  std::map<const NNFilterNode*, std::string> names;
-  std::vector<NNImageNode*> source_images;
-  std::vector<NNLabelsNode*> source_states;
-  std::vector<NNImageNode*> exported_images;
-  std::vector<NNStateNode*> exported_states;
   std::map<const void*, HandlePtr> placeholder_handles;
   std::shared_ptr<ParameterStore> parameters;
-  Arena arena;
+  std::unique_ptr<EngineGraph> engine;
   std::vector<std::unique_ptr<CachedPlan>> plans;
   std::uint64_t encode_count = 0;
   std::mutex planning;  ///< guards plans and their image pools
@@ -123,7 +115,8 @@ NNGraph::NNGraph(DevicePtr device, std::vector<ImageNodePtr> result_images, std:
   impl_->results_are_needed = std::move(results_are_needed);
   impl_->collect();
   impl_->name_nodes();
-  impl_->parameters = std::make_shared<ParameterStore>(impl_->nodes, impl_->device->element_type());
+  impl_->parameters = std::make_shared<ParameterStore>(impl_->nodes, impl_->device->backend());
+  impl_->engine = impl_->device->backend().make_graph(*impl_, *impl_->parameters);
 }
 
 NNGraph::~NNGraph() = default;
@@ -237,7 +230,7 @@ CachedPlan& NNGraph::Impl::plan_for(const NNGraph& graph, const SourceShapes& sh
     if (image.images != shapes.images[0].images)
       throw ShapeError("MPSNNGraph: all source images hold the same number of images.",
                        {.node = "MPSNNGraph", .expected = shapes.images[0].text(), .actual = image.text(), .hint = "pass batches of one length"});
-  PlanBuilder builder(graph, *parameters, device->backend(), shapes, source_images, source_states);
+  PlanBuilder builder(graph, *parameters, *engine, shapes, source_images, source_states);
   for (const FilterNodePtr& node : nodes) node->lower(builder);
   std::vector<NNImageNode*> returned;
   for (std::size_t i = 0; i < result_images.size(); ++i)
@@ -250,7 +243,7 @@ CachedPlan& NNGraph::Impl::plan_for(const NNGraph& graph, const SourceShapes& sh
   Plan plan = builder.finish(returned);
   cached->returned = builder.returned_values();
   cached->trained_source_shapes = std::move(trained_source_shapes);
-  cached->executable = std::make_unique<Executable>(std::move(plan), device->backend(), arena);
+  cached->executable = engine->make_executable(graph, std::move(plan), cached->returned);
   cached->pool.resize(cached->returned.size());
   plans.push_back(std::move(cached));
   return *plans.back();
@@ -307,13 +300,17 @@ void NNGraph::Impl::fail_nonfinite(CachedPlan& plan, const Bindings& bindings) {
     where = "the source image \"" + label + "\"";
   } else if (value) {
     label = value->label;
-    where = "the parameters \"" + label + "\"";
-    if (value->storage == Storage::labels || value->storage == Storage::label_weights) {
+    where = (value->storage == Storage::parameter ? "the parameters \"" : value->storage == Storage::gradient ? "the \"" : "the result of \"") + label + "\"";
+    if (value->storage == Storage::labels || value->storage == Storage::label_weights || value->storage == Storage::loss) {
       label = handle_of(source_states[value->slot]->handle, source_states[value->slot])->label();
-      where = (value->storage == Storage::labels ? "the labels \"" : "the label weights \"") + label + "\"";
+      where = (value->storage == Storage::labels ? "the labels \"" : value->storage == Storage::loss ? "the loss of \"" : "the label weights \"") + label + "\"";
     }
   }
-  throw DeviceError("a number that is not finite appeared first in " + where + ": the step was dropped, no weight has changed.",
+  // An engine that updates weights itself has done so before anybody could look.
+  const auto& trained = std::as_const(*parameters).trained();
+  const bool has_changed = std::any_of(trained.begin(), trained.end(), [](const TrainedParameters& t) { return t.is_updated_by_engine; });
+  throw DeviceError("a number that is not finite appeared first in " + where +
+                        (has_changed ? ": weights that the device updates itself have changed." : ": the step was dropped, no weight has changed."),
                     {node, label, "finite numbers", "NaN or Inf at " + element, "check the input and the labels, or lower the learning rate"});
 }
 

@@ -25,7 +25,7 @@ void take(const Buffer& target, const Buffer& result) {
 
 void ParameterStore::record_updates(CommandBuffer& command_buffer, const std::shared_ptr<ParameterStore>& self, const std::vector<Shape>& source_shapes) {
   for (std::size_t i = 0; i < trained_.size(); ++i) {
-    if (trained_[i].style != NNTrainingStyle::UpdateDeviceGPU) continue;
+    if (trained_[i].style != NNTrainingStyle::UpdateDeviceGPU || trained_[i].is_updated_by_engine) continue;
     if (trained_[i].convolution) record_convolution_update(command_buffer, self, trained_[i], source_shapes[i]);
     else if (trained_[i].normalization) record_normalization_update(command_buffer, self, trained_[i], source_shapes[i]);
     else record_affine_update(command_buffer, self, trained_[i]);

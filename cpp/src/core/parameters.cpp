@@ -115,10 +115,10 @@ void copy_weights(CNNConvolutionDataSource& source, const CNNConvolutionDescript
 
 }  // namespace
 
-ParameterStore::ParameterStore(const std::vector<FilterNodePtr>& nodes, ElementType type) : type_(type) {
+ParameterStore::ParameterStore(const std::vector<FilterNodePtr>& nodes, const Backend& backend) : type_(backend.element_type()) {
   for (const FilterNodePtr& node : nodes) node->declare(*this);
-  parameters_ = Buffer(parameters_end_, type);
-  gradients_ = Buffer(gradients_end_, type);
+  parameters_ = backend.allocate(parameters_end_);
+  gradients_ = Buffer(gradients_end_, type_);
   reload();
   version_ = 1;
 }

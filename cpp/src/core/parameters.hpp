@@ -5,7 +5,7 @@
 #include <optional>
 #include <vector>
 
-#include "core/operations.hpp"
+#include "backends/backend.hpp"
 #include "mpsnn/data_source.hpp"
 #include "mpsnn/nodes/node.hpp"
 
@@ -64,6 +64,7 @@ struct TrainedParameters {
   const BatchNormalizationValues* normalization = nullptr;
   const AffineValues* affine = nullptr;
   ParameterRange first, second;
+  bool is_updated_by_engine = false;  ///< GPU style, and the engine encodes the data source's optimizer itself
 };
 
 /// Mean and variance of a batch, in the gradient block.
@@ -76,7 +77,7 @@ struct BatchStatistics {
 class ParameterStore {
  public:
   /// Asks every node what it needs, then loads every data source.
-  ParameterStore(const std::vector<FilterNodePtr>& nodes, ElementType type);
+  ParameterStore(const std::vector<FilterNodePtr>& nodes, const Backend& backend);
 
   // --- for nodes, while they declare
   void declare_convolution(const NNFilterNode& node, const ConvolutionDataSourcePtr& source);
@@ -104,6 +105,7 @@ class ParameterStore {
   const Buffer& gradients() const { return gradients_; }
   Buffer values(const ParameterRange& range) const { return parameters_.part(range.offset, range.count); }
   const std::vector<TrainedParameters>& trained() const { return trained_; }
+  std::vector<TrainedParameters>& trained() { return trained_; }
   std::uint64_t version() const { return version_; }
   /// True when a node is trained in that style.
   bool has_updates(NNTrainingStyle style) const;

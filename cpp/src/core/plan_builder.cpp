@@ -3,9 +3,9 @@
 
 namespace mpsnn {
 
-PlanBuilder::PlanBuilder(const NNGraph& graph, const ParameterStore& parameters, const Backend& backend, const SourceShapes& shapes,
+PlanBuilder::PlanBuilder(const NNGraph& graph, const ParameterStore& parameters, const EngineGraph& engine, const SourceShapes& shapes,
                          const std::vector<NNImageNode*>& source_images, const std::vector<NNLabelsNode*>& source_states)
-    : graph_(graph), parameters_(parameters), backend_(backend), given_labels_(shapes.states) {
+    : graph_(graph), parameters_(parameters), engine_(engine), given_labels_(shapes.states) {
   plan_.images = shapes.images.empty() ? 0 : shapes.images.front().images;
   for (std::size_t i = 0; i < source_images.size(); ++i)
     images_[source_images[i]] = add_value({.shape = shapes.images[i], .storage = Storage::source_image, .slot = int(i), .label = {}});
@@ -149,7 +149,7 @@ Step PlanBuilder::forward_step(const NNFilterNode& forward) const {
 void PlanBuilder::read_saved(const NNFilterNode& forward) {
   Step& producer = plan_.steps[result_steps_.at(&forward)];
   if (producer.saved == kNoValue) {
-    const std::size_t bytes = backend_.saved_bytes(producer.operation, plan_.operand_shapes(producer));
+    const std::size_t bytes = engine_.saved_bytes(producer.operation, plan_.operand_shapes(producer));
     if (bytes == 0) return;
     producer.saved = add_value({.shape = {0, 0, 0, 0}, .bytes = bytes, .label = name(forward) + " state"});
   }

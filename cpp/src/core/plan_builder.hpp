@@ -4,8 +4,8 @@
 #include <map>
 #include <set>
 
+#include "core/engine.hpp"
 #include "core/parameters.hpp"
-#include "core/plan.hpp"
 #include "mpsnn/graph.hpp"
 
 namespace mpsnn {
@@ -24,7 +24,7 @@ struct SourceShapes {
 /// What nodes see while they lower themselves: values for their operands, and where their operations go.
 class PlanBuilder {
  public:
-  PlanBuilder(const NNGraph& graph, const ParameterStore& parameters, const Backend& backend, const SourceShapes& shapes,
+  PlanBuilder(const NNGraph& graph, const ParameterStore& parameters, const EngineGraph& engine, const SourceShapes& shapes,
               const std::vector<NNImageNode*>& source_images, const std::vector<NNLabelsNode*>& source_states);
 
   // --- operands
@@ -89,7 +89,7 @@ class PlanBuilder {
   ValueId block_value(std::map<std::size_t, ValueId>& known, Storage storage, const ParameterRange& range);
   const NNGraph& graph_;
   const ParameterStore& parameters_;
-  const Backend& backend_;
+  const EngineGraph& engine_;
   Plan plan_;
   std::map<const NNImageNode*, ValueId> images_;
   std::vector<SourceShapes::Labels> given_labels_;

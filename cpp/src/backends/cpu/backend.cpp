@@ -7,7 +7,7 @@ namespace mpsnn {
 namespace {
 
 /// The `cpu` engine. An operation without a make_kernel overload in kernels.hpp fails to compile here.
-class Cpu final : public Backend {
+class Cpu final : public KernelBackend {
  public:
   ElementType element_type() const override { return ElementType::float32; }
 

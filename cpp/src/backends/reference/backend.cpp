@@ -6,7 +6,7 @@
 namespace mpsnn {
 namespace {
 
-class Reference final : public Backend {
+class Reference final : public KernelBackend {
  public:
   ElementType element_type() const override { return ElementType::float64; }
 

@@ -1,0 +1,73 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "core/engine.hpp"
+
+#include <algorithm>
+#include <cmath>
+
+namespace mpsnn {
+namespace {
+
+template <class T>
+std::size_t first_nonfinite_of(const T* values, std::size_t count) {
+  // x - x is 0 for finite numbers and NaN for the others; a sum of those is one vectorisable pass.
+  constexpr std::size_t kBlock = 4096;
+  for (std::size_t begin = 0; begin < count; begin += kBlock) {
+    const std::size_t end = std::min(count, begin + kBlock);
+    T sum = 0;
+    for (std::size_t i = begin; i < end; ++i) sum += values[i] - values[i];
+    if (sum == 0) continue;
+    for (std::size_t i = begin; i < end; ++i)
+      if (!std::isfinite(values[i])) return i;
+  }
+  return count;
+}
+
+}  // namespace
+
+void* Executable::outside_address(const Value& value, const Bindings& bindings) const {
+  auto element = [&](void* base) { return static_cast<std::byte*>(base) + value.offset * element_bytes(type_); };
+  switch (value.storage) {
+    case Storage::arena: return nullptr;
+    case Storage::source_image: return bindings.source_images[value.slot];
+    case Storage::labels: return bindings.labels[value.slot];
+    case Storage::label_weights: return bindings.label_weights[value.slot];
+    case Storage::loss: return bindings.losses[value.slot];
+    case Storage::parameter: return element(bindings.parameters);
+    case Storage::gradient: return element(bindings.gradients);
+    case Storage::result: return bindings.results[value.slot];
+  }
+  return nullptr;
+}
+
+std::size_t Executable::first_nonfinite(const Value& value, const Bindings& bindings) const {
+  const void* data = address(value, bindings);
+  const std::size_t count = value.shape.count();
+  if (!data) return count;
+  return type_ == ElementType::float64 ? first_nonfinite_of(static_cast<const double*>(data), count)
+                                       : first_nonfinite_of(static_cast<const float*>(data), count);
+}
+
+bool Executable::is_finite(const Bindings& bindings, bool watches_results) const {
+  return std::all_of(plan_.values.begin(), plan_.values.end(), [&](const Value& value) {
+    const bool leaves_the_step = value.storage == Storage::loss || value.storage == Storage::gradient ||
+                                  (watches_results && value.storage == Storage::result);
+    return !leaves_the_step || value.first_step < 0 || first_nonfinite(value, bindings) == value.shape.count();
+  });
+}
+
+bool Executable::find_nonfinite(const Bindings& bindings, NonfiniteValue& found) {
+  // What comes from outside is to blame before what was computed.
+  for (const bool is_given : {true, false})
+    for (std::size_t id = 0; id < plan_.values.size(); ++id) {
+      const Value& value = plan_.values[id];
+      const bool is_computed = value.storage == Storage::loss || value.storage == Storage::gradient || value.storage == Storage::result;
+      if (is_computed == is_given) continue;
+      const std::size_t index = first_nonfinite(value, bindings);
+      if (index == value.shape.count()) continue;
+      found = {nullptr, static_cast<ValueId>(id), index};
+      return true;
+    }
+  return false;
+}
+
+}  // namespace mpsnn

@@ -1,0 +1,81 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <map>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "core/plan.hpp"
+#include "mpsnn/nodes/node.hpp"
+
+/// What a graph asks of its engine.
+namespace mpsnn {
+
+class NNGraph;
+
+/// What a graph consists of, in the orders that its handle lists show.
+struct GraphParts {
+  std::vector<ImageNodePtr> result_images;
+  std::vector<bool> results_are_needed;
+  std::vector<FilterNodePtr> nodes;  ///< in execution order
+  std::map<const NNFilterNode*, std::string> names;
+  std::vector<NNImageNode*> source_images;
+  std::vector<NNLabelsNode*> source_states;
+  std::vector<NNImageNode*> exported_images;
+  std::vector<NNStateNode*> exported_states;
+};
+
+/// Addresses of everything outside the engine, for one run.
+struct Bindings {
+  std::vector<void*> source_images, labels, label_weights, losses, results;
+  void* parameters = nullptr;
+  void* gradients = nullptr;
+  std::uint64_t encode_count = 0, parameters_version = 0;
+};
+
+/// Where a number that is not finite first appeared.
+struct NonfiniteValue {
+  const Step* step = nullptr;  ///< null: in an operand from outside, or the engine cannot tell
+  ValueId value = kNoValue;
+  std::size_t index = 0;
+};
+
+/// A step made ready for fixed shapes. One runs at a time.
+class Executable {
+ public:
+  Executable(Plan plan, ElementType type) : plan_(std::move(plan)), type_(type) {}
+  virtual ~Executable() = default;
+  Executable(const Executable&) = delete;
+  Executable& operator=(const Executable&) = delete;
+  const Plan& plan() const { return plan_; }
+  /// What plan() prints for a step.
+  virtual std::string algorithm(std::size_t step) const = 0;
+  virtual void run(const Bindings& bindings) = 0;
+  /// Looks for the first value of the run before that is not finite; false when none is.
+  virtual bool find_nonfinite(const Bindings& bindings, NonfiniteValue& found);
+  /// True when losses and gradients are all finite, and results too where they are watched.
+  bool is_finite(const Bindings& bindings, bool watches_results) const;
+
+ protected:
+  /// Of a value outside the arena.
+  void* outside_address(const Value& value, const Bindings& bindings) const;
+  virtual void* address(const Value& value, const Bindings& bindings) const { return outside_address(value, bindings); }
+  /// Index of the first element of a value that is not finite, or its count.
+  std::size_t first_nonfinite(const Value& value, const Bindings& bindings) const;
+
+  Plan plan_;
+  ElementType type_;
+};
+
+/// An engine's side of one graph.
+class EngineGraph {
+ public:
+  virtual ~EngineGraph() = default;
+  /// See KernelBackend::saved_bytes.
+  virtual std::size_t saved_bytes(const Operation&, const OperandShapes&) const { return 0; }
+  /// `graph` outlives the result's making, not the result. `returned` are the images that a step hands out.
+  virtual std::unique_ptr<Executable> make_executable(const NNGraph& graph, Plan plan, const std::vector<ValueId>& returned) = 0;
+};
+
+}  // namespace mpsnn
