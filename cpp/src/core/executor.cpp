@@ -54,10 +54,11 @@ void Arena::require(std::size_t bytes) {
   std::memset(data_, 0, rounded);
 }
 
-Executable::Executable(Plan plan, const Backend& backend, Arena& arena) : plan_(std::move(plan)), type_(backend.element_type()), arena_(arena) {
+Executable::Executable(Plan plan, const Backend& backend, Precision precision, Arena& arena)
+    : plan_(std::move(plan)), type_(backend.element_type()), arena_(arena) {
   std::size_t scratch_bytes = 0, most_inputs = 0, most_outputs = 0;
   for (const Step& step : plan_.steps) {
-    kernels_.push_back(backend.make_kernel(step.operation, plan_.operand_shapes(step)));
+    kernels_.push_back(backend.make_kernel(step.operation, plan_.operand_shapes(step), precision));
     scratch_bytes = std::max(scratch_bytes, kernels_.back()->scratch_bytes());
     most_inputs = std::max(most_inputs, step.inputs.size());
     most_outputs = std::max(most_outputs, step.outputs.size());

@@ -44,7 +44,7 @@ struct NonfiniteValue {
 /// A plan with its kernels.
 class Executable {
  public:
-  Executable(Plan plan, const Backend& backend, Arena& arena);
+  Executable(Plan plan, const Backend& backend, Precision precision, Arena& arena);
   const Plan& plan() const { return plan_; }
   std::string algorithm(std::size_t step) const { return kernels_[step]->algorithm(); }
   void run(const Bindings& bindings);
