@@ -18,6 +18,7 @@ namespace {
 struct CachedPlan {
   SourceShapes shapes;
   ImageFeatureChannelFormat format;
+  Precision precision;
   std::unique_ptr<Executable> executable;
   std::vector<ValueId> returned;
   std::vector<Shape> trained_source_shapes;
@@ -218,7 +219,7 @@ SourceShapes NNGraph::Impl::shapes_of(const std::vector<ImagePtr>& images, const
 
 CachedPlan& NNGraph::Impl::plan_for(const NNGraph& graph, const SourceShapes& shapes, bool needs_labels) {
   for (const auto& plan : plans)
-    if (plan->shapes == shapes && plan->format == graph.format) return *plan;
+    if (plan->shapes == shapes && plan->format == graph.format && plan->precision == graph.precision) return *plan;
   auto require_count = [](const char* what, std::size_t expected, std::size_t actual, const char* hint) {
     if (expected == actual) return;
     throw GraphError(std::string("MPSNNGraph: this graph takes ") + std::to_string(expected) + " " + what + ", not " + std::to_string(actual) + ".",
@@ -239,6 +240,7 @@ CachedPlan& NNGraph::Impl::plan_for(const NNGraph& graph, const SourceShapes& sh
   auto cached = std::make_unique<CachedPlan>();
   cached->shapes = shapes;
   cached->format = graph.format;
+  cached->precision = graph.precision;
   std::vector<Shape> trained_source_shapes = builder.trained_source_shapes();
   Plan plan = builder.finish(returned);
   cached->returned = builder.returned_values();
