@@ -242,7 +242,16 @@ CachedPlan& NNGraph::Impl::plan_for(const NNGraph& graph, const SourceShapes& sh
       throw ShapeError("MPSNNGraph: all source images hold the same number of images.",
                        {.node = "MPSNNGraph", .expected = shapes.images[0].text(), .actual = image.text(), .hint = "pass batches of one length"});
   PlanBuilder builder(graph, *parameters, device->backend(), shapes, source_images, source_states);
-  for (const FilterNodePtr& node : nodes) node->lower(builder);
+  for (const FilterNodePtr& node : nodes) {
+    try {
+      node->lower(builder);
+    } catch (const ShapeError& error) {
+      if (!error.node().empty()) throw;
+      const std::string text = error.what(), name = graph.node_name(*node);  // geometry knows no nodes
+      throw ShapeError(name + ": " + text.substr(0, text.find('\n')), {node->class_name(), name, error.expected(), error.actual(),
+                                                                       "check kernel sizes, strides, dilations, paddings and factors"});
+    }
+  }
   std::vector<NNImageNode*> returned;
   for (std::size_t i = 0; i < result_images.size(); ++i)
     if (results_are_needed[i]) returned.push_back(result_images[i].get());
