@@ -11,6 +11,7 @@
 #include "core/json.hpp"
 #include "core/parameters.hpp"
 #include "core/plan_builder.hpp"
+#include "core/structure.hpp"
 
 namespace mpsnn {
 namespace {
@@ -133,6 +134,9 @@ std::uint64_t NNGraph::encode_count() const { return impl_->encode_count; }
 void NNGraph::set_encode_count(std::uint64_t count) { impl_->encode_count = count; }
 const std::vector<FilterNodePtr>& NNGraph::nodes() const { return impl_->nodes; }
 const std::vector<ImageNodePtr>& NNGraph::result_image_nodes() const { return impl_->result_images; }
+const std::vector<bool>& NNGraph::results_are_needed() const { return impl_->results_are_needed; }
+DataSources NNGraph::data_sources() const { return data_sources_of(impl_->nodes); }
+const ParameterStore& NNGraph::parameters() const { return *impl_->parameters; }
 
 std::string NNGraph::node_name(const NNFilterNode& node) const {
   const auto found = impl_->names.find(&node);
@@ -233,7 +237,16 @@ CachedPlan& NNGraph::Impl::plan_for(const NNGraph& graph, const SourceShapes& sh
       throw ShapeError("MPSNNGraph: all source images hold the same number of images.",
                        {.node = "MPSNNGraph", .expected = shapes.images[0].text(), .actual = image.text(), .hint = "pass batches of one length"});
   PlanBuilder builder(graph, *parameters, *engine, shapes, source_images, source_states);
-  for (const FilterNodePtr& node : nodes) node->lower(builder);
+  for (const FilterNodePtr& node : nodes) {
+    try {
+      node->lower(builder);
+    } catch (const ShapeError& error) {
+      if (!error.node().empty()) throw;
+      const std::string text = error.what(), name = graph.node_name(*node);  // geometry knows no nodes
+      throw ShapeError(name + ": " + text.substr(0, text.find('\n')), {node->class_name(), name, error.expected(), error.actual(),
+                                                                       "check kernel sizes, strides, dilations, paddings and factors"});
+    }
+  }
   std::vector<NNImageNode*> returned;
   for (std::size_t i = 0; i < result_images.size(); ++i)
     if (results_are_needed[i]) returned.push_back(result_images[i].get());

@@ -4,8 +4,10 @@
 #include <algorithm>
 #include <bit>
 #include <cmath>
+#include <typeinfo>
 
 #include "mpsnn/nodes/normalization.hpp"
+#include "mpsnn/weights.hpp"
 
 namespace mpsnn {
 namespace {
@@ -82,7 +84,13 @@ void fold_batch_normalization(const CNNConvolutionDescriptor& d, const Buffer& w
   }
 }
 
+/// The numbers of our own data source as they are: weights() would round those that the reference engine trained to float32.
+const Buffer* unrounded(const CNNConvolutionDataSource& source, const Buffer& (ConvolutionWeights::*buffer)() const) {
+  return typeid(source) == typeid(ConvolutionWeights) ? &(static_cast<const ConvolutionWeights&>(source).*buffer)() : nullptr;
+}
+
 void copy_weights(CNNConvolutionDataSource& source, const CNNConvolutionDescriptor& descriptor, const std::string& label, const Buffer& target) {
+  if (const Buffer* own = unrounded(source, &ConvolutionWeights::weights_buffer)) return target.copy_from(*own);
   const WeightArray weights = source.weights();
   require_count(weights, label, kConvolutionProtocol, "weights", descriptor.weight_count(), descriptor.weight_shape_text() + " (O x kH x kW x I/groups)");
   switch (source.data_type()) {
@@ -293,7 +301,9 @@ void ParameterStore::load(const ConvolutionValues& values, const Buffer& target)
     return;
   }
   if (biases) require_count(biases, values.label, kConvolutionProtocol, "bias_terms", values.biases.count, "O");
-  copy_floats(biases, target.part(values.biases.offset, values.biases.count), 0);
+  const Buffer* own = unrounded(source, &ConvolutionWeights::biases_buffer);
+  if (own && *own) target.part(values.biases.offset, values.biases.count).copy_from(*own);
+  else copy_floats(biases, target.part(values.biases.offset, values.biases.count), 0);
   if (!descriptor.batch_mean.empty())
     fold_batch_normalization(descriptor, target.part(values.weights.offset, values.weights.count), target.part(values.biases.offset, values.biases.count));
 }
@@ -301,6 +311,13 @@ void ParameterStore::load(const ConvolutionValues& values, const Buffer& target)
 void ParameterStore::load(const BatchNormalizationValues& values, const Buffer& target) const {
   CNNBatchNormalizationDataSource& source = *values.source;
   const Loaded loaded(source, values.label, kNormalizationProtocol);
+  if (typeid(source) == typeid(BatchNormalizationWeights)) {
+    const auto& own = static_cast<const BatchNormalizationWeights&>(source);
+    for (const auto& [range, numbers] : {std::pair{&values.gamma, &own.gamma_buffer()}, {&values.beta, &own.beta_buffer()},
+                                         {&values.mean, &own.mean_buffer()}, {&values.variance, &own.variance_buffer()}})
+      target.part(range->offset, range->count).copy_from(*numbers);
+    return;
+  }
   auto read = [&](const char* what, const WeightArray& array, const ParameterRange& range, double otherwise, bool is_required) {
     if (array || is_required) require_count(array, values.label, kNormalizationProtocol, what, range.count, "number_of_feature_channels");
     copy_floats(array, target.part(range.offset, range.count), otherwise);
@@ -314,6 +331,11 @@ void ParameterStore::load(const BatchNormalizationValues& values, const Buffer& 
 void ParameterStore::load(const AffineValues& values, const Buffer& target) const {
   CNNAffineDataSource& source = *values.source;
   const Loaded loaded(source, values.label, kAffineProtocol);
+  if (const auto* own = dynamic_cast<const AffineWeights*>(&source)) {
+    target.part(values.gamma.offset, values.gamma.count).copy_from(own->gamma_buffer());
+    target.part(values.beta.offset, values.beta.count).copy_from(own->beta_buffer());
+    return;
+  }
   auto read = [&](const char* what, const WeightArray& array, const ParameterRange& range, double otherwise) {
     if (array) require_count(array, values.label, kAffineProtocol, what, range.count, "number_of_feature_channels");
     copy_floats(array, target.part(range.offset, range.count), otherwise);
