@@ -9,11 +9,9 @@ import mpsnn
 import numpy as np
 import pytest
 from graph_cases import ArraySource, loss, sgd, weights
-from preflight_cases import (
-    CASES,
+from preflight_cases import CASES, SHAPE, SIGMOID
+from preflight_graphs import (
     CULPRIT,
-    SHAPE,
-    SIGMOID,
     TypedSource,
     behind_sum,
     concatenated,
