@@ -22,6 +22,7 @@ void bind_device(py::module_& m);
 void bind_data_source(py::module_& m);
 void bind_weights(py::module_& m);
 void bind_nodes(py::module_& m);
+void bind_preflight(py::module_& m);
 void bind_graph(py::module_& m);
 /// Saving and loading: methods of the graph's class, and functions.
 void bind_graph_file(py::module_& m, py::class_<NNGraph, std::shared_ptr<NNGraph>>& graph);

@@ -27,6 +27,7 @@
 #include "mpsnn/optimizer.hpp"
 #include "mpsnn/padding.hpp"
 #include "mpsnn/precision.hpp"
+#include "mpsnn/preflight.hpp"
 #include "mpsnn/state.hpp"
 #include "mpsnn/tensor_file.hpp"
 #include "mpsnn/version.hpp"
