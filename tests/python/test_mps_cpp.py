@@ -136,7 +136,7 @@ def test_the_live_check_sees_what_the_runtime_has(tmp_path):
     library = run("gcc", "-print-file-name=libobjc.so").strip()
     if "/" not in library:
         pytest.skip("GCC's Objective-C runtime is not installed")
-    run(*clang(METAL / "live_table.cpp", METAL / "live_table_toys.cpp", "-o", program, library))
+    run(*clang(METAL / "live" / "live_table.cpp", METAL / "live" / "live_table_toys.cpp", "-o", program, library))
     result = subprocess.run([program, "--partial"], capture_output=True, text=True, check=False)
     assert result.returncode == 1
     complaint, counts = result.stdout.splitlines()

@@ -2,7 +2,7 @@
 """Builds for macOS on Linux and looks at the result: the Apple branches of C++ and CMake compile and link, and only libraries and
 symbols of the lists below are used. A check of the build, not a release: Python's headers are Linux's, Apple's libraries are stubs.
 
-python tools/cross_macos/build.py arm64 BUILD_FOLDER [--example] [--without SYMBOL] [cmake options]
+python tools/cross_macos/build.py arm64 BUILD_FOLDER [--program NAME] [--without SYMBOL] [cmake options]
 
 Needs the Python packages ziglang and pybind11, cmake, ninja, llvm, and MPSNN_METAL_CPP_DIR in the environment.
 """
@@ -18,7 +18,10 @@ from check_macho import check
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[1]
 MINIMUM_MACOS = "13.0"
+MODULE_SUFFIX = f".cpython-{sys.version_info.major}{sys.version_info.minor}-darwin.so"
 FRAMEWORKS = "/System/Library/Frameworks"
+
+PROGRAMS = {"mps_cpp_example": "examples/mps_cpp", "live_table": "tests/metal/live"}
 
 #: {stub: (what it stands for, its symbols)}: exactly the C symbols that this project uses.
 LIBRARIES = {
@@ -74,7 +77,9 @@ while [ $# -gt 0 ]; do
   esac
   shift
 done
-exec "{zig}" COMMAND -target {target} -fno-sanitize=undefined -isystem "{HERE / "mac_stubs"}" -L"{stubs}" "${{arguments[@]}}"
+# Availability: what Apple's C++ library of that macOS lacks is an error, although zig's own library has it.
+exec "{zig}" COMMAND -target {target} -fno-sanitize=undefined -Wno-macro-redefined -D_LIBCPP_HAS_VENDOR_AVAILABILITY_ANNOTATIONS=1 \\
+  -isystem "{HERE / "mac_stubs"}" -L"{stubs}" "${{arguments[@]}}"
 """
     texts = {"zig-c": compiler.replace("COMMAND", "cc"), "zig-cxx": compiler.replace("COMMAND", "c++")}
     texts |= {f"zig-{tool}": f'#!/bin/bash\nexec "{zig}" {tool} "$@"\n' for tool in ("ar", "ranlib")}
@@ -101,12 +106,11 @@ def cmake(arch, source, build, options):
 def module_options():
     import pybind11
 
-    suffix = f".cpython-{sys.version_info.major}{sys.version_info.minor}-darwin.so"
     return [
         "-DMPSNN_PYTHON=ON",
         f"-DPython_EXECUTABLE={sys.executable}",
         f"-Dpybind11_DIR={pybind11.get_cmake_dir()}",
-        f"-DPYTHON_MODULE_EXTENSION={suffix}",
+        f"-DPYTHON_MODULE_EXTENSION={MODULE_SUFFIX}",
         "-DCMAKE_BUILD_WITH_INSTALL_RPATH=ON",
         f"-DCMAKE_PROJECT_INCLUDE={HERE / 'precompile.cmake'}",
     ]
@@ -116,18 +120,20 @@ def main():
     parser = argparse.ArgumentParser()
     parser.add_argument("arch", choices=["arm64", "x86_64"])
     parser.add_argument("build", type=Path)
-    parser.add_argument("--example", action="store_true", help="the stand-alone mps-cpp example, not the Python module")
+    parser.add_argument("--program", choices=PROGRAMS, help="one of mps-cpp's programs, not the Python module")
     parser.add_argument("--without", default="", help="leave this symbol out of the stubs, to see that it is missed")
     arguments, options = parser.parse_known_args()
     build = arguments.build.resolve()
     write_stubs(build / "stubs", arguments.arch, arguments.without)
     write_scripts(build / "scripts", build / "stubs", arguments.arch)
-    if arguments.example:
-        cmake(arguments.arch, ROOT / "examples" / "mps_cpp", build, options)
-        files = [build / "mps_cpp_example"]
+    if arguments.program:
+        source, files = ROOT / PROGRAMS[arguments.program], [build / arguments.program]
     else:
-        cmake(arguments.arch, ROOT, build, [*module_options(), *options])
-        files = [*build.glob("_mpsnn*.so"), build / "libmpsnn.dylib"]
+        source, files = ROOT, [build / f"_mpsnn{MODULE_SUFFIX}", build / "libmpsnn.dylib"]
+        options = [*module_options(), *options]
+    for file in files:
+        file.unlink(missing_ok=True)  # other stubs mean another link
+    cmake(arguments.arch, source, build, options)
     allowed = {install_name for install_name, _ in LIBRARIES.values()}
     complaints = [f"{f.name}: {text}" for f in files for text in check(f, arguments.arch, MINIMUM_MACOS, allowed)]
     sys.exit("\n".join(complaints) or 0)

@@ -1,10 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "core/json.hpp"
 
+#include <algorithm>
 #include <charconv>
 #include <cmath>
-#include <limits>
 #include <cstdio>
+#include <limits>
+#include <locale>
+#include <sstream>
 
 #include "mpsnn/error.hpp"
 
@@ -12,6 +15,25 @@ namespace mpsnn {
 namespace {
 
 constexpr int kMaxNesting = 64;
+
+// Streams, not std::from_chars and std::to_chars: Apple's library has those for double since macOS 26 and 13.3 only.
+bool read_number(const std::string& text, double& value) {
+  std::istringstream stream(text);
+  stream.imbue(std::locale::classic());
+  return (stream >> value) && stream.peek() == std::istringstream::traits_type::eof();
+}
+
+// The shortest of the forms with 15 to 17 digits that reads back as the same double: 17 always do.
+std::string shortest_text(double value) {
+  for (int digits = 15;; ++digits) {
+    std::ostringstream stream;
+    stream.imbue(std::locale::classic());
+    stream.precision(digits);
+    stream << value;
+    double same = 0;
+    if (digits == 17 || (read_number(stream.str(), same) && same == value)) return stream.str();
+  }
+}
 
 class Parser {
  public:
@@ -94,10 +116,9 @@ class Parser {
 
   Json parse_number() {
     double value = 0;
-    const char* begin = text_.data() + position_;
-    const auto [end, error] = std::from_chars(begin, text_.data() + text_.size(), value);
-    if (error != std::errc{} || !std::isfinite(value)) fail("an unexpected character");
-    position_ += end - begin;
+    const std::size_t end = std::min(text_.find_first_not_of("+-.0123456789eE", position_), text_.size());
+    if (text_[position_] == '+' || !read_number(text_.substr(position_, end - position_), value)) fail("an unexpected character");
+    position_ = end;
     return value;
   }
 
@@ -174,13 +195,9 @@ void write_string(std::string& out, const std::string& value) {
 }
 
 void write_number(std::string& out, double value) {
-  char digits[32];  // the shortest form that reads back as the same double
-  const auto [end, error] = std::to_chars(digits, digits + sizeof digits, value);
   // JSON has no word for infinity, which is a limit that arithmetic nodes may have: "inf", "-inf" and "nan", as texts.
-  const char* quote = std::isfinite(value) ? "" : "\"";
-  out += quote;
-  out.append(digits, end);
-  out += quote;
+  if (std::isfinite(value)) out += shortest_text(value);
+  else out += std::isnan(value) ? "\"nan\"" : value > 0 ? "\"inf\"" : "\"-inf\"";
 }
 
 [[noreturn]] void fail_kind(const std::string& where, const char* wanted) {
