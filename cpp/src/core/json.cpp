@@ -1,10 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "core/json.hpp"
 
+#include <algorithm>
 #include <charconv>
 #include <cmath>
-#include <limits>
 #include <cstdio>
+#include <limits>
+#include <locale>
+#include <sstream>
 
 #include "mpsnn/error.hpp"
 
@@ -12,6 +15,25 @@ namespace mpsnn {
 namespace {
 
 constexpr int kMaxNesting = 64;
+
+// Streams, not std::from_chars and std::to_chars: Apple's library has those for double since macOS 26 and 13.3 only.
+bool read_number(const std::string& text, double& value) {
+  std::istringstream stream(text);
+  stream.imbue(std::locale::classic());
+  return (stream >> value) && stream.peek() == std::istringstream::traits_type::eof();
+}
+
+// The shortest of the forms with 15 to 17 digits that reads back as the same double: 17 always do.
+std::string shortest_text(double value) {
+  for (int digits = 15;; ++digits) {
+    std::ostringstream stream;
+    stream.imbue(std::locale::classic());
+    stream.precision(digits);
+    stream << value;
+    double same = 0;
+    if (digits == 17 || (read_number(stream.str(), same) && same == value)) return stream.str();
+  }
+}
 
 class Parser {
  public:
@@ -100,7 +122,7 @@ class Parser {
     while (is_digit()) ++position_;
   }
 
-  /// JSON's own grammar: from_chars alone would take "inf", "nan", "01" and "1.".
+  /// JSON's own grammar: a stream alone would take "inf", "nan", "01" and "1.".
   Json parse_number() {
     const std::size_t begin = position_;
     if (text_[position_] == '-') ++position_;
@@ -113,8 +135,7 @@ class Parser {
       skip_digits();
     }
     double value = 0;
-    const auto [end, error] = std::from_chars(text_.data() + begin, text_.data() + position_, value);
-    if (error != std::errc{} || end != text_.data() + position_ || !std::isfinite(value)) fail("a number out of range");
+    if (!read_number(text_.substr(begin, position_ - begin), value) || !std::isfinite(value)) fail("a number out of range");
     return value;
   }
 
@@ -212,13 +233,9 @@ void write_string(std::string& out, const std::string& value) {
 }
 
 void write_number(std::string& out, double value) {
-  char digits[32];  // the shortest form that reads back as the same double
-  const auto [end, error] = std::to_chars(digits, digits + sizeof digits, value);
   // JSON has no word for infinity, which is a limit that arithmetic nodes may have: "inf", "-inf" and "nan", as texts.
-  const char* quote = std::isfinite(value) ? "" : "\"";
-  out += quote;
-  out.append(digits, end);
-  out += quote;
+  if (std::isfinite(value)) out += shortest_text(value);
+  else out += std::isnan(value) ? "\"nan\"" : value > 0 ? "\"inf\"" : "\"-inf\"";
 }
 
 [[noreturn]] void fail_kind(const std::string& where, const char* wanted) {
