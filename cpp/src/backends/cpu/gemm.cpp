@@ -54,15 +54,25 @@ AlignedFloats::AlignedFloats(std::size_t count)
 
 void AlignedFloats::Free::operator()(float* p) const { ::operator delete(p, kAlignment); }
 
-PackedShape::PackedShape(const Isa& isa, int depth, int columns, int unit)
+PackedShape::PackedShape(const Isa& isa, int depth, int columns, int piece, int vectors)
     : lanes_(isa.lanes),
-      tile_columns_(isa.tile_columns()),
+      tile_columns_(vectors > 0 ? vectors * isa.lanes : isa.tile_columns()),
       depth_(depth),
       columns_(columns),
-      unit_(unit),
-      blocks_(std::max(1, ceil_divide(depth / unit, kMaxDepth / unit))),
       panels_(ceil_divide(columns, tile_columns_)),
-      padded_columns_(round_up(columns, lanes_)) {}
+      padded_columns_(round_up(columns, lanes_)) {
+  begins_.push_back(0);
+  if (depth == 0) {
+    begins_.push_back(0);
+  } else if (piece <= kMaxDepth) {
+    const int pieces = depth / piece, blocks = ceil_divide(pieces, kMaxDepth / piece);
+    for (int block = 1; block <= blocks; ++block) begins_.push_back(static_cast<int>(part_begin(pieces, block, blocks)) * piece);
+  } else {
+    const int parts = ceil_divide(piece, kMaxDepth);
+    for (int first = 0; first < depth; first += piece)
+      for (int part = 1; part <= parts; ++part) begins_.push_back(first + static_cast<int>(part_begin(piece, part, parts)));
+  }
+}
 
 int PackedShape::panel_columns(int panel) const { return std::min(tile_columns_, columns_ - panel * tile_columns_); }
 
