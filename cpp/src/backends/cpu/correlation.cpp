@@ -40,29 +40,6 @@ std::size_t line_count(const CorrelationShape& shape) {
   return std::size_t(std::max(0, shape.images)) * shape.window.y.output;
 }
 
-/// Cycles for `pixels` neighbouring pixels and so many vectors of columns, divided by the depth: two multiply-adds each, of which the
-/// tiles reach nine tenths unless they have too few sums to hide the latency, and the start and the end of each tile.
-double line_cycles(const Isa& isa, int pixels, int vectors, int depth) {
-  const int tiles = ceil_divide(pixels, isa.piece_rows[vectors - 1]);
-  const double sums = double(pixels) / tiles * vectors;
-  return tiles * (std::max(4.6, 0.55 * sums) + 0.04 * pixels / tiles + (1.5 * sums + 10) / std::max(1, depth));
-}
-
-/// The width of panels that costs least.
-int best_vectors(const Isa& isa, int pixels, int columns, int depth) {
-  const int vectors = ceil_divide(columns, isa.lanes);
-  int best = 1;
-  double least = 0;
-  for (int v = 1; v <= kMaxPieceVectors && v <= std::max(1, vectors); ++v) {
-    if (isa.piece_rows[v - 1] == 0) continue;
-    const int rest = vectors % v;
-    const double cycles =
-        vectors / v * line_cycles(isa, pixels, v, depth) + (rest > 0 ? line_cycles(isa, pixels, rest, depth) : 0);
-    if (least == 0 || cycles < least) least = cycles, best = v;
-  }
-  return best;
-}
-
 }  // namespace
 
 Correlation::Correlation(const CorrelationShape& shape, CorrelationWeights weights)

@@ -45,6 +45,14 @@ const GemmTile& tile_for(const Isa& isa, const GemmTile* tiles, int rows, int co
   return tiles[(rows - 1) * isa.vectors + ceil_divide(columns, isa.lanes) - 1];
 }
 
+/// Cycles for `rows` rows and so many vectors of columns, divided by the depth: two multiply-adds each, of which the
+/// tiles reach nine tenths unless they have too few sums to hide the latency, and the start and the end of each tile.
+double tile_cycles(const Isa& isa, int rows, int vectors, int depth) {
+  const int tiles = ceil_divide(rows, isa.piece_rows[vectors - 1]);
+  const double sums = double(rows) / tiles * vectors;
+  return tiles * (std::max(4.6, 0.55 * sums) + 0.04 * rows / tiles + (1.5 * sums + 10) / std::max(1, depth));
+}
+
 }  // namespace
 
 alignas(64) const float kZeros[64] = {};
@@ -80,6 +88,20 @@ int PackedShape::panel_stride(int panel) const { return round_up(panel_columns(p
 
 std::size_t PackedShape::offset(int block, int panel) const {
   return std::size_t(block_begin(block)) * padded_columns_ + std::size_t(block_depth(block)) * panel * tile_columns_;
+}
+
+int best_vectors(const Isa& isa, int rows, int columns, int depth) {
+  const int vectors = ceil_divide(columns, isa.lanes);
+  int best = 1;
+  double least = 0;
+  for (int v = 1; v <= kMaxPieceVectors && v <= std::max(1, vectors); ++v) {
+    if (isa.piece_rows[v - 1] == 0) continue;
+    const int rest = vectors % v;
+    const double cycles =
+        vectors / v * tile_cycles(isa, rows, v, depth) + (rest > 0 ? tile_cycles(isa, rows, rest, depth) : 0);
+    if (least == 0 || cycles < least) least = cycles, best = v;
+  }
+  return best;
 }
 
 void pack_rows(const float* source, std::ptrdiff_t depth_stride, std::ptrdiff_t column_stride, int depth, int columns,

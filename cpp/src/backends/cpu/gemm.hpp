@@ -86,6 +86,10 @@ class PackedShape {
   std::vector<int> begins_;
 };
 
+/// How many vectors wide the panels of a product in tiles of pieces or of columns should be, which costs least time: for runs of
+/// `rows` rows that a tile cannot reach beyond, and sums of `depth` terms.
+int best_vectors(const Isa& isa, int rows, int columns, int depth);
+
 /// panel[k * panel_stride + j] := source[k * depth_stride + j * column_stride], and `zeros` zeros behind each row. One of the
 /// source's strides should be 1.
 void pack_rows(const float* source, std::ptrdiff_t depth_stride, std::ptrdiff_t column_stride, int depth, int columns,

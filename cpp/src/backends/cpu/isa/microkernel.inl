@@ -261,6 +261,56 @@ void piece_tile(const PieceProduct& product) {
   finish_tile<Rows, Vectors>(sum, product.c, product.c_stride, product.start, product.columns);
 }
 
+template <int Rows, int Vectors>
+void sum_tile(const ColumnProduct& product) {
+  constexpr int kStep = Vectors * kLanes;
+  Vector sum[Rows][Vectors] = {};
+  const float* b = product.b;
+  std::size_t stride = product.a_stride * sizeof(float), stride3 = 3 * stride;
+  make_opaque(stride);
+  make_opaque(stride3);
+  const char* p = nullptr;
+  const auto step = [&]<int K, int... I>(Numbers<K>, Numbers<I...>) __attribute__((always_inline)) {
+    Vector right[Vectors];
+#pragma GCC unroll 4
+    for (int j = 0; j < Vectors; ++j) right[j] = load(b + K * kStep + j * kLanes);
+    const auto row = [&]<int Row>(Numbers<Row>) __attribute__((always_inline)) {
+      const Vector left = broadcast<K == 0 ? 0 : K == 2 ? 2 : 1, Row * static_cast<int>(sizeof(float))>(p, K == 3 ? stride3 : stride);
+#pragma GCC unroll 4
+      for (int j = 0; j < Vectors; ++j) sum[Row][j] += left * right[j];
+    };
+    (row(Numbers<I>{}), ...);
+  };
+  constexpr typename NumbersBelow<Rows>::Type kAll{};
+  for (std::size_t line = 0; line < product.line_count; ++line) {
+    p = reinterpret_cast<const char*>(product.lines[line] + product.offset);
+    std::size_t pixel = 0;
+    for (; pixel + 4 <= product.pixels; pixel += 4) {
+      step(Numbers<0>{}, kAll);
+      step(Numbers<1>{}, kAll);
+      step(Numbers<2>{}, kAll);
+      step(Numbers<3>{}, kAll);
+      p += 4 * stride;
+      b += 4 * kStep;
+      make_opaque(p);
+      make_opaque(b);
+    }
+    for (; pixel < product.pixels; ++pixel) {
+      step(Numbers<0>{}, kAll);
+      p += stride;
+      b += kStep;
+    }
+  }
+#pragma GCC unroll 16
+  for (int i = 0; i < Rows; ++i) {
+#pragma GCC unroll 4
+    for (int j = 0; j < Vectors; ++j) {
+      float* c = product.c + i * product.c_stride + j * kLanes;
+      store(c, product.overwrites ? sum[i][j] : sum[i][j] + load(c));
+    }
+  }
+}
+
 /// The most rows of a tile of pieces: its sums, a row of b and one value of a have to fit into the registers. Nine rows of three
 /// vectors do, but are slower than eight.
 constexpr int piece_rows(int vectors) {
@@ -272,10 +322,12 @@ constexpr int kPieceRows[kMaxPieceVectors] = {piece_rows(1), piece_rows(2), piec
 
 struct PieceTable {
   PieceTile tiles[kMaxPieceVectors][kMaxPieceRows] = {};
+  ColumnTile sums[kMaxPieceVectors][kMaxPieceRows] = {};
   template <int Vectors, int Rows>
   constexpr void fill() {
     if constexpr (Rows > 0) {
       tiles[Vectors - 1][Rows - 1] = piece_tile<Rows, Vectors>;
+      sums[Vectors - 1][Rows - 1] = sum_tile<Rows, Vectors>;
       fill<Vectors, Rows - 1>();
     }
   }
@@ -363,7 +415,7 @@ void count_bits(std::size_t rows, std::size_t words, const std::uint64_t* a, con
 }
 
 constexpr Isa make_isa(const char* name) {
-  return {name, kRows, kVectors, kLanes, kRowTiles.tiles, kColumnTiles.tiles, kPieceTiles.tiles, kPieceRows, sum_products, sum_rows,
+  return {name, kRows, kVectors, kLanes, kRowTiles.tiles, kColumnTiles.tiles, kPieceTiles.tiles, kPieceTiles.sums, kPieceRows, sum_products, sum_rows,
           count_bits<false>, count_bits<true>};
 }
 
