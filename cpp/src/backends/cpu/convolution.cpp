@@ -90,11 +90,7 @@ class CorrelationKernel final : public Kernel {
   std::size_t scratch_bytes() const override { return (threads_offset_ + thread_floats_ * max_thread_count()) * sizeof(float); }
 
   std::string algorithm() const override {
-    const Isa& table = isa();
-    const bool in_place =
-        std::all_of(correlations_.begin(), correlations_.end(), [](const Correlation& c) { return c.reads_in_place(); });
-    std::string text = in_place ? "GEMM " : "im2col GEMM ";
-    text += std::to_string(table.rows) + "x" + std::to_string(table.tile_columns()) + " " + table.name;
+    std::string text = correlations_.empty() ? "nothing" : correlations_[0].algorithm();
     if (correlations_.size() > 1) text += ", " + std::to_string(correlations_.size()) + " phases";
     if (folds_) text += ", clamped edges folded";
     return text;

@@ -10,49 +10,78 @@
 namespace mpsnn::cpu {
 namespace {
 
-/// Tasks that a correlation should have, so that eight threads find work and a slow one can be helped.
-constexpr std::size_t kTasks = 32;
-/// Tiles of rows in a task: the panels of weights are read again for each task, so each should serve many rows.
-constexpr int kRowTiles = 8;
-/// Values of computed pixels that a thread holds before it scatters them: 256 KiB.
-constexpr int kScatteredFloats = 65536;
+/// Tasks that a correlation should have, so that eight threads find work and a slow one can be helped; fewer where a task would
+/// have less than some 10 microseconds of work.
+constexpr std::size_t kTasks = 48;
+constexpr double kTaskMultiplyAdds = 1e6;
+/// Pixels of a task. A panel of weights is read again for each task, so it should serve many; their patches, kMaxDepth deep, should
+/// fill no more than a part of the second-level cache: 256 x 320 floats are 320 KiB.
+constexpr std::size_t kFewestPixels = 96, kMostPixels = 256;
 
-std::size_t choose_a_stride(const Patches& patches) {
-  // Rows of a tile a multiple of 4 KiB apart would all want the same few lines of the first-level cache: copy those.
-  return patches.source_stride() % 1024 == 0 ? 0 : patches.source_stride();
+bool is_pointwise(const Axis& axis) {
+  return axis.kernel == 1 && axis.stride == 1 && axis.before == 0 && axis.input == axis.output;
+}
+
+/// Where each pixel sees itself alone, all pixels of all images are one line.
+CorrelationShape in_one_line(CorrelationShape shape) {
+  const bool is_dense = shape.step_y == 1 && shape.step_x == 1 && shape.sub_pixel_scale == 1;
+  if (!is_dense || !is_pointwise(shape.window.y) || !is_pointwise(shape.window.x)) return shape;
+  const int pixels = std::max(0, shape.images) * shape.window.y.input * shape.window.x.input;
+  shape.images = 1;
+  shape.window.y = {};
+  shape.window.x = {pixels, pixels};
+  shape.result_height = 1;
+  shape.result_width = pixels;
+  return shape;
+}
+
+std::size_t line_count(const CorrelationShape& shape) {
+  if (shape.window.x.output < 1 || shape.window.y.output < 1) return 0;
+  return std::size_t(std::max(0, shape.images)) * shape.window.y.output;
 }
 
 }  // namespace
 
 Correlation::Correlation(const CorrelationShape& shape, CorrelationWeights weights)
     : isa_(isa()),
-      shape_(shape),
+      shape_(in_one_line(shape)),
       weights_(std::move(weights)),
-      patches_(shape.window, shape.source_channels, shape.groups, shape.edge_mode),
-      packed_(isa_, patches_.depth(), shape.result_channels / shape.groups, patches_.unit(kMaxDepth)),
+      source_lines_(shape_.window, shape.source_channels, shape.groups, shape.edge_mode),
+      vectors_(best_vectors(isa_, std::clamp(shape_.window.x.output, 1, 1000), shape.result_channels / shape.groups,
+                            std::min(kMaxDepth, source_lines_.depth()))),
+      packed_(isa_, source_lines_.depth(), shape.result_channels / shape.groups, std::max(1, source_lines_.piece_depth()), vectors_),
       packed_weights_(packed_.count() * shape.groups),
       start_(std::size_t(packed_.padded_columns()) * shape.groups),
-      pixels_(std::size_t(std::max(0, shape.images)) * std::max(0, shape.window.y.output) * std::max(0, shape.window.x.output)),
-      a_stride_(choose_a_stride(patches_)),
-      is_scattered_(shape.sub_pixel_scale > 1 || shape.step_y > 1 || shape.step_x > 1) {
+      lines_(line_count(shape_)) {
   std::fill_n(start_.data(), std::size_t(packed_.padded_columns()) * shape.groups, 0.0f);
-  choose_parts();
+  if (lines_ > 0) choose_parts();
 }
 
 void Correlation::choose_parts() {
-  if (pixels_ == 0) return;
-  int block = kRowTiles * isa_.rows;
-  if (is_scattered_) block = std::clamp(kScatteredFloats / shape_.result_channels, isa_.rows, block);
-  const std::size_t units = std::size_t(shape_.groups) * packed_.panels();
-  pixel_parts_ = (pixels_ + block - 1) / block;
+  const std::size_t columns = shape_.window.x.output, pixels = lines_ * columns;
+  const double pixel_work = double(packed_.depth()) * shape_.result_channels;
+  const std::size_t wanted = std::clamp<std::size_t>(static_cast<std::size_t>(pixels * pixel_work / kTaskMultiplyAdds), 2, kTasks);
+  const std::size_t block = std::clamp(pixels / wanted, kFewestPixels, kMostPixels);
+  if (lines_ == 1 || (shape_.window.y.kernel <= 1 && columns > block)) {
+    line_parts_ = lines_;
+    column_parts_ = std::max<std::size_t>(1, columns / block);
+  } else {
+    line_parts_ = std::max<std::size_t>(1, lines_ / std::max<std::size_t>(1, block / columns));
+  }
   // A block of sub-pixels is written as a whole. Else few pixels, as of a fully connected layer, are shared out by channels.
-  if (shape_.sub_pixel_scale == 1 && pixel_parts_ < kTasks)
-    column_parts_ = std::min(units, (kTasks + pixel_parts_ - 1) / pixel_parts_);
-  const std::size_t rows = std::min<std::size_t>(block, pixels_ / pixel_parts_ + 1);
-  // An odd number of cache lines, so that rows do not fall on each other.
-  gather_stride_ = round_up(packed_.max_block_depth(), 16) | 16;
-  if (a_stride_ == 0) patches_offset_ = scratch_.add(rows * gather_stride_);
-  if (is_scattered_) values_offset_ = scratch_.add(rows * shape_.result_channels);
+  const std::size_t units = std::size_t(shape_.groups) * packed_.panels(), parts = line_parts_ * column_parts_;
+  if (shape_.sub_pixel_scale == 1 && parts < wanted) channel_parts_ = std::min(units, (wanted + parts - 1) / parts);
+
+  const int most_lines = static_cast<int>((lines_ + line_parts_ - 1) / line_parts_);
+  const int most_columns = static_cast<int>((columns + column_parts_ - 1) / column_parts_);
+  copies_offset_ = scratch_.add(source_lines_.copied_floats(most_lines, most_columns));
+  stretches_offset_ = scratch_.add(most_lines * (sizeof(Stretch) + sizeof(const float*)) / sizeof(float));
+  if (shape_.sub_pixel_scale > 1) values_offset_ = scratch_.add(std::size_t(most_lines) * most_columns * shape_.result_channels);
+}
+
+std::string Correlation::algorithm() const {
+  return "implicit GEMM " + std::to_string(isa_.piece_rows[vectors_ - 1]) + "x" + std::to_string(vectors_ * isa_.lanes) + " " +
+         isa_.name + (source_lines_.copies() ? ", lines copied" : "");
 }
 
 void Correlation::pack(const float* weights, const float* bias) {
@@ -72,7 +101,7 @@ void Correlation::pack_panel(const float* weights, int group, int block, int pan
   const int channels = shape_.source_channels / shape_.groups, taps_x = static_cast<int>(weights_.taps_x.size());
   float* to = packed_weights_.data() + group * packed_.count() + packed_.offset(block, panel);
   const float* from =
-      weights + weights_.offset + group * weights_.group + std::ptrdiff_t(panel) * isa_.tile_columns() * weights_.result;
+      weights + weights_.offset + group * weights_.group + std::ptrdiff_t(panel) * packed_.tile_columns() * weights_.result;
   const int begin = packed_.block_begin(block), end = packed_.block_begin(block + 1);
   const int columns = packed_.panel_columns(panel), stride = packed_.panel_stride(panel);
   for (int k = begin; k < end;) {
@@ -85,71 +114,89 @@ void Correlation::pack_panel(const float* weights, int group, int block, int pan
   }
 }
 
-void Correlation::multiply_group(int group, Range panels, std::size_t first_pixel, int pixels, const float* source, float* result,
-                                 std::size_t stride, float* scratch) const {
-  const float* weights = packed_weights_.data() + group * packed_.count();
-  const float* start = start_.data() + std::ptrdiff_t(group) * packed_.padded_columns();
-  for (int block = 0; block < packed_.blocks(); ++block) {
-    const int begin = packed_.block_begin(block), end = packed_.block_begin(block + 1);
-    const float* a;
-    std::size_t a_stride = a_stride_;
-    if (a_stride_ != 0) {
-      a = source + first_pixel * a_stride_ + std::ptrdiff_t(group) * (shape_.source_channels / shape_.groups) + begin;
-    } else {
-      float* rows = scratch + patches_offset_;
-      a_stride = gather_stride_;
-      patches_.gather(source, group, first_pixel, pixels, begin, end, rows, a_stride);
-      a = rows;
-    }
-    multiply_rows(isa_, pixels, a, a_stride, packed_, weights, block, panels, result + std::ptrdiff_t(group) * packed_.columns(),
-                  stride, block == 0 ? start : nullptr);
-  }
-}
-
 void Correlation::run_task(std::size_t task, const float* source, float* result, const NNNeuronDescriptor* neuron,
                            float* scratch) const {
-  const std::size_t pixel_part = task / column_parts_, column_part = task % column_parts_;
-  const std::size_t first_pixel = part_begin(pixels_, pixel_part, pixel_parts_);
-  const int pixels = static_cast<int>(part_begin(pixels_, pixel_part + 1, pixel_parts_) - first_pixel);
+  const std::size_t column_part = task % column_parts_, line_part = task / column_parts_ % line_parts_,
+                    channel_part = task / column_parts_ / line_parts_;
+  const std::size_t first_line = part_begin(lines_, line_part, line_parts_), columns = shape_.window.x.output;
+  const int lines = static_cast<int>(part_begin(lines_, line_part + 1, line_parts_) - first_line);
+  const std::size_t units = std::size_t(shape_.groups) * packed_.panels();
+  const Tile tile{{static_cast<int>(part_begin(columns, column_part, column_parts_)),
+                   static_cast<int>(part_begin(columns, column_part + 1, column_parts_))},
+                  {static_cast<int>(part_begin(units, channel_part, channel_parts_)),
+                   static_cast<int>(part_begin(units, channel_part + 1, channel_parts_))}};
+  auto* stretches = reinterpret_cast<Stretch*>(scratch + stretches_offset_);
+  list_stretches(first_line, lines, tile.columns, source, result, scratch, stretches);
+  multiply(stretches, lines, tile);
+  if (neuron && has_whole_pixels())
+    for (int i = 0; i < lines; ++i) apply_neuron(*neuron, stretches[i].result, tile.columns.size(), shape_.result_channels);
+  if (shape_.sub_pixel_scale == 1) return;
+  for (int i = 0; i < lines; ++i) scatter_blocks(first_line + i, tile.columns, stretches[i].result, result);
+}
+
+void Correlation::list_stretches(std::size_t first_line, int lines, Range columns, const float* source, float* result,
+                                 float* scratch, Stretch* stretches) const {
+  auto** patches = reinterpret_cast<const float**>(stretches + lines);
+  source_lines_.prepare(source, first_line, lines, columns, scratch + copies_offset_, patches);
+  for (int i = 0; i < lines; ++i) {
+    float* to = shape_.sub_pixel_scale > 1 ? scratch + values_offset_ + std::size_t(i) * columns.size() * shape_.result_channels
+                                           : result + result_pixel(first_line + i, columns.begin) * shape_.result_channels;
+    stretches[i] = {patches[i], to};
+  }
+}
+
+std::size_t Correlation::result_pixel(std::size_t line, int column) const {
+  const std::size_t image = line / shape_.window.y.output, i = line % shape_.window.y.output;
+  return (image * shape_.result_height + shape_.first_y + i * shape_.step_y) * shape_.result_width + shape_.first_x +
+         std::size_t(column) * shape_.step_x;
+}
+
+void Correlation::multiply(const Stretch* stretches, int lines, const Tile& tile) const {
   const int panels = packed_.panels();
-  const std::size_t units = std::size_t(shape_.groups) * panels;
-  const int first_unit = static_cast<int>(part_begin(units, column_part, column_parts_));
-  const int last_unit = static_cast<int>(part_begin(units, column_part + 1, column_parts_));
-  float* values = is_scattered_ ? scratch + values_offset_ : result + first_pixel * shape_.result_channels;
-
-  for (int group = first_unit / panels; group * panels < last_unit; ++group)
-    multiply_group(group, {std::max(0, first_unit - group * panels), std::min(panels, last_unit - group * panels)}, first_pixel,
-                   pixels, source, values, shape_.result_channels, scratch);
-  if (neuron && has_whole_pixels()) apply_neuron(*neuron, values, pixels, shape_.result_channels);
-  if (!is_scattered_) return;
-  const auto channel_of = [&](int unit) {
-    return std::min(shape_.result_channels, unit / panels * packed_.columns() + unit % panels * isa_.tile_columns());
-  };
-  scatter(first_pixel, pixels, {channel_of(first_unit), channel_of(last_unit)}, values, result);
-}
-
-void Correlation::scatter(std::size_t first_pixel, int pixels, Range channels, const float* values, float* result) const {
-  const Axis &y = shape_.window.y, &x = shape_.window.x;
-  for (int pixel = 0; pixel < pixels; ++pixel) {
-    const std::size_t index = first_pixel + pixel;
-    scatter_pixel(static_cast<int>(index / x.output / y.output), static_cast<int>(index / x.output % y.output),
-                  static_cast<int>(index % x.output), channels, values + std::size_t(pixel) * shape_.result_channels, result);
+  for (int group = tile.units.begin / panels; group * panels < tile.units.end; ++group) {
+    const int first = std::max(0, tile.units.begin - group * panels), last = std::min(panels, tile.units.end - group * panels);
+    for (int block = 0; block < packed_.blocks(); ++block)
+      for (int panel = first; panel < last; ++panel)
+        multiply_panel(stretches, lines, tile.columns.size(), group, block, panel);
   }
 }
 
-void Correlation::scatter_pixel(int image, int i, int j, Range channels, const float* values, float* result) const {
-  const int r = shape_.sub_pixel_scale, sub_channels = shape_.result_channels / (r * r);
-  const auto place = [&](int y, int x) {
-    return result + ((std::size_t(image) * shape_.result_height + y) * shape_.result_width + x) * sub_channels;
-  };
-  if (r == 1) {
-    float* to = place(shape_.first_y + i * shape_.step_y, shape_.first_x + j * shape_.step_x);
-    std::memcpy(to + channels.begin, values + channels.begin, channels.size() * sizeof(float));
-    return;
+void Correlation::multiply_panel(const Stretch* stretches, int lines, int pixels, int group, int block, int panel) const {
+  const int depth = source_lines_.piece_depth(), first_column = panel * packed_.tile_columns();
+  const int begin = packed_.block_begin(block), block_depth = packed_.block_depth(block);
+  const bool is_whole = depth > 0 && block_depth % depth == 0;  // whole pieces, else a part of one
+  PieceProduct product;
+  product.pieces = source_lines_.pieces().data() + (depth > 0 ? begin / depth : 0);
+  product.piece_count = is_whole ? block_depth / depth : std::min(1, block_depth);
+  product.piece_depth = is_whole ? depth : block_depth;
+  product.a_stride = source_lines_.stride();
+  product.b = packed_weights_.data() + group * packed_.count() + packed_.offset(block, panel);
+  product.c_stride = std::size_t(shape_.step_x) * shape_.result_channels;
+  product.start = block == 0 ? start_.data() + std::ptrdiff_t(group) * packed_.padded_columns() + first_column : nullptr;
+  product.columns = packed_.panel_columns(panel);
+  const int vectors = ceil_divide(product.columns, isa_.lanes), tiles = ceil_divide(pixels, isa_.piece_rows[vectors - 1]);
+  const std::ptrdiff_t source_offset =
+      std::ptrdiff_t(group) * source_lines_.group_channels() + (depth > 0 && !is_whole ? begin % depth : 0);
+  const std::ptrdiff_t result_offset = std::ptrdiff_t(group) * packed_.columns() + first_column;
+  for (int line = 0; line < lines; ++line) {
+    for (int tile = 0; tile < tiles; ++tile) {
+      const int pixel = static_cast<int>(part_begin(pixels, tile, tiles));
+      const int rows = static_cast<int>(part_begin(pixels, tile + 1, tiles)) - pixel;
+      product.a = stretches[line].patch + source_offset + pixel * product.a_stride;
+      product.c = stretches[line].result + result_offset + pixel * product.c_stride;
+      isa_.piece_tiles[vectors - 1][rows - 1](product);
+    }
   }
-  for (int y = 0; y < r; ++y)
-    std::memcpy(place(i * r + y, j * r), values + std::ptrdiff_t(y) * r * sub_channels,
-                std::size_t(r) * sub_channels * sizeof(float));
+}
+
+/// Blocks of sub-pixels of the windows `columns` in a line, from their channels.
+void Correlation::scatter_blocks(std::size_t line, Range columns, const float* values, float* result) const {
+  const int r = shape_.sub_pixel_scale, channels = shape_.result_channels / (r * r);
+  const std::size_t image = line / shape_.window.y.output, i = line % shape_.window.y.output;
+  for (int j = columns.begin; j < columns.end; ++j)
+    for (int y = 0; y < r; ++y, values += std::ptrdiff_t(r) * channels)
+      std::memcpy(result + ((image * shape_.result_height + i * r + y) * shape_.result_width + std::size_t(j) * r) * channels, values,
+                  std::size_t(r) * channels * sizeof(float));
 }
 
 }  // namespace mpsnn::cpu

@@ -1,11 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
+#include <string>
 #include <vector>
 
 #include "backends/cpu/convolution_geometry.hpp"
 #include "backends/cpu/gemm.hpp"
-#include "backends/cpu/im2col.hpp"
+#include "backends/cpu/source_lines.hpp"
 #include "mpsnn/descriptors.hpp"
 
 namespace mpsnn::cpu {
@@ -26,7 +27,8 @@ struct CorrelationWeights {
   std::vector<int> taps_y, taps_x;
 };
 
-/// A correlation as a product of matrices: blocks of patches times packed weights. Work is cut into tasks by the shape alone.
+/// A correlation as a product of matrices. The left one, the patches under the windows, is never written down: tiles read the
+/// source, or padded copies of the few lines that a task needs. Work is cut into tasks by the shape alone.
 class Correlation {
  public:
   Correlation(const CorrelationShape& shape, CorrelationWeights weights);
@@ -34,35 +36,47 @@ class Correlation {
   /// Packs the weights, and the bias when there is one.
   void pack(const float* weights, const float* bias);
 
-  std::size_t task_count() const { return pixel_parts_ * column_parts_; }
+  std::size_t task_count() const { return line_parts_ * column_parts_ * channel_parts_; }
   /// Private scratch of a thread that runs tasks.
   std::size_t scratch_floats() const { return scratch_.floats(); }
-  /// True when a task computes all channels of its pixels, so that it can apply the neuron to them.
-  bool has_whole_pixels() const { return column_parts_ == 1; }
+  /// True when a task computes all channels of its pixels and these are neighbours, so that it can apply the neuron to them.
+  bool has_whole_pixels() const { return channel_parts_ == 1 && shape_.step_x == 1; }
   /// Computes part of `result`; `neuron` may be null.
   void run_task(std::size_t task, const float* source, float* result, const NNNeuronDescriptor* neuron, float* scratch) const;
 
-  bool reads_in_place() const { return a_stride_ != 0; }
+  /// "implicit GEMM 8x48, lines copied"
+  std::string algorithm() const;
 
  private:
+  /// A stretch of computed pixels in one line: where its first patch and its first pixel are.
+  struct Stretch {
+    const float* patch;
+    float* result;
+  };
+  struct Tile {
+    Range columns;  ///< of computed pixels
+    Range units;    ///< panels of all groups
+  };
+
   void choose_parts();
   void pack_panel(const float* weights, int group, int block, int panel);
-  void multiply_group(int group, Range panels, std::size_t first_pixel, int pixels, const float* source, float* result,
-                      std::size_t stride, float* scratch) const;
-  void scatter(std::size_t first_pixel, int pixels, Range channels, const float* values, float* result) const;
-  void scatter_pixel(int image, int i, int j, Range channels, const float* values, float* result) const;
+  void list_stretches(std::size_t first_line, int lines, Range columns, const float* source, float* result, float* scratch,
+                      Stretch* stretches) const;
+  void multiply(const Stretch* stretches, int lines, const Tile& tile) const;
+  void multiply_panel(const Stretch* stretches, int lines, int pixels, int group, int block, int panel) const;
+  void scatter_blocks(std::size_t line, Range columns, const float* values, float* result) const;
+  std::size_t result_pixel(std::size_t line, int column) const;
 
   const Isa& isa_;
   CorrelationShape shape_;
   CorrelationWeights weights_;
-  Patches patches_;
+  SourceLines source_lines_;
+  int vectors_;
   PackedShape packed_;
   AlignedFloats packed_weights_, start_;
-  std::size_t pixels_, pixel_parts_ = 0, column_parts_ = 1;
-  std::size_t a_stride_ = 0;       ///< floats between patches that are read where they lie; 0 when they are gathered
-  std::size_t gather_stride_ = 0;  ///< floats between gathered patches
-  bool is_scattered_;              ///< computed pixels are not neighbours in the result
-  std::size_t patches_offset_ = 0, values_offset_ = 0;
+  std::size_t lines_;
+  std::size_t line_parts_ = 0, column_parts_ = 1, channel_parts_ = 1;
+  std::size_t copies_offset_ = 0, values_offset_ = 0, stretches_offset_ = 0;
   ScratchLayout scratch_;
 };
 

@@ -44,6 +44,14 @@ const GemmTile& tile_for(const Isa& isa, const GemmTile* tiles, int rows, int co
   return tiles[(rows - 1) * isa.vectors + ceil_divide(columns, isa.lanes) - 1];
 }
 
+/// Cycles for `rows` rows and so many vectors of columns, divided by the depth: two multiply-adds each, of which the
+/// tiles reach nine tenths unless they have too few sums to hide the latency, and the start and the end of each tile.
+double tile_cycles(const Isa& isa, int rows, int vectors, int depth) {
+  const int tiles = ceil_divide(rows, isa.piece_rows[vectors - 1]);
+  const double sums = double(rows) / tiles * vectors;
+  return tiles * (std::max(4.6, 0.55 * sums) + 0.04 * rows / tiles + (1.5 * sums + 10) / std::max(1, depth));
+}
+
 }  // namespace
 
 alignas(64) const float kZeros[64] = {};
@@ -53,15 +61,25 @@ AlignedFloats::AlignedFloats(std::size_t count)
 
 void AlignedFloats::Free::operator()(float* p) const { ::operator delete(p, kAlignment); }
 
-PackedShape::PackedShape(const Isa& isa, int depth, int columns, int unit)
+PackedShape::PackedShape(const Isa& isa, int depth, int columns, int piece, int vectors)
     : lanes_(isa.lanes),
-      tile_columns_(isa.tile_columns()),
+      tile_columns_(vectors > 0 ? vectors * isa.lanes : isa.tile_columns()),
       depth_(depth),
       columns_(columns),
-      unit_(unit),
-      blocks_(std::max(1, ceil_divide(depth / unit, kMaxDepth / unit))),
       panels_(ceil_divide(columns, tile_columns_)),
-      padded_columns_(round_up(columns, lanes_)) {}
+      padded_columns_(round_up(columns, lanes_)) {
+  begins_.push_back(0);
+  if (depth == 0) {
+    begins_.push_back(0);
+  } else if (piece <= kMaxDepth) {
+    const int pieces = depth / piece, blocks = ceil_divide(pieces, kMaxDepth / piece);
+    for (int block = 1; block <= blocks; ++block) begins_.push_back(static_cast<int>(part_begin(pieces, block, blocks)) * piece);
+  } else {
+    const int parts = ceil_divide(piece, kMaxDepth);
+    for (int first = 0; first < depth; first += piece)
+      for (int part = 1; part <= parts; ++part) begins_.push_back(first + static_cast<int>(part_begin(piece, part, parts)));
+  }
+}
 
 int PackedShape::panel_columns(int panel) const { return std::min(tile_columns_, columns_ - panel * tile_columns_); }
 
@@ -69,6 +87,20 @@ int PackedShape::panel_stride(int panel) const { return round_up(panel_columns(p
 
 std::size_t PackedShape::offset(int block, int panel) const {
   return std::size_t(block_begin(block)) * padded_columns_ + std::size_t(block_depth(block)) * panel * tile_columns_;
+}
+
+int best_vectors(const Isa& isa, int rows, int columns, int depth) {
+  const int vectors = ceil_divide(columns, isa.lanes);
+  int best = 1;
+  double least = 0;
+  for (int v = 1; v <= kMaxPieceVectors && v <= std::max(1, vectors); ++v) {
+    if (isa.piece_rows[v - 1] == 0) continue;
+    const int rest = vectors % v;
+    const double cycles =
+        vectors / v * tile_cycles(isa, rows, v, depth) + (rest > 0 ? tile_cycles(isa, rows, rest, depth) : 0);
+    if (least == 0 || cycles < least) least = cycles, best = v;
+  }
+  return best;
 }
 
 void pack_rows(const float* source, std::ptrdiff_t depth_stride, std::ptrdiff_t column_stride, int depth, int columns,

@@ -3,6 +3,7 @@
 
 #include <cstddef>
 #include <memory>
+#include <vector>
 
 #include "backends/cpu/isa/isa.hpp"
 #include "mpsnn/geometry.hpp"
@@ -56,19 +57,19 @@ class ScratchLayout {
 };
 
 /// How a depth x columns matrix is cut for the micro-kernel: into blocks of at most kMaxDepth rows, each into panels as wide as a
-/// tile, the last one only as many vectors as it needs. Inside a panel, rows lie behind one another. Blocks are cut at multiples
-/// of `unit`.
+/// tile, the last one only as many vectors as it needs. Inside a panel, rows lie behind one another. Blocks are made of whole
+/// pieces of `piece` rows, or, where a piece is longer than kMaxDepth, of parts of one piece.
 class PackedShape {
  public:
-  PackedShape(const Isa& isa, int depth, int columns, int unit = 1);
+  /// `vectors` of a panel; 0 for as many as the tiles of rows have.
+  PackedShape(const Isa& isa, int depth, int columns, int piece = 1, int vectors = 0);
   int depth() const { return depth_; }
   int columns() const { return columns_; }
   /// At least 1, so that a product of depth 0 still writes its start values.
-  int blocks() const { return blocks_; }
-  int block_begin(int block) const { return static_cast<int>(part_begin(depth_ / unit_, block, blocks_)) * unit_; }
-  int block_depth(int block) const { return block_begin(block + 1) - block_begin(block); }
-  /// Rows of the deepest block.
-  int max_block_depth() const { return ceil_divide(depth_ / unit_, blocks_) * unit_; }
+  int blocks() const { return static_cast<int>(begins_.size()) - 1; }
+  int block_begin(int block) const { return begins_[block]; }
+  int block_depth(int block) const { return begins_[block + 1] - begins_[block]; }
+  int tile_columns() const { return tile_columns_; }
   int panels() const { return panels_; }
   /// Columns in use of a panel.
   int panel_columns(int panel) const;
@@ -81,8 +82,13 @@ class PackedShape {
   std::size_t offset(int block, int panel) const;
 
  private:
-  int lanes_, tile_columns_, depth_, columns_, unit_, blocks_, panels_, padded_columns_;
+  int lanes_, tile_columns_, depth_, columns_, panels_, padded_columns_;
+  std::vector<int> begins_;
 };
+
+/// How many vectors wide the panels of a product in tiles of pieces or of columns should be, which costs least time: for runs of
+/// `rows` rows that a tile cannot reach beyond, and sums of `depth` terms.
+int best_vectors(const Isa& isa, int rows, int columns, int depth);
 
 /// panel[k * panel_stride + j] := source[k * depth_stride + j * column_stride], and `zeros` zeros behind each row. One of the
 /// source's strides should be 1.

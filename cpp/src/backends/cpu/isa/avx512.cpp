@@ -3,6 +3,7 @@
 #include "backends/cpu/isa/isa.hpp"
 
 #define MPSNN_ISA_LANES 16
+#define MPSNN_ISA_REGISTERS 32
 #define MPSNN_ISA_ROWS 14
 #define MPSNN_ISA_VECTORS 2
 #include "backends/cpu/isa/microkernel.inl"

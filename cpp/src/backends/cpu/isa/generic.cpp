@@ -3,6 +3,7 @@
 #include "backends/cpu/isa/isa.hpp"
 
 #define MPSNN_ISA_LANES 4
+#define MPSNN_ISA_REGISTERS 16
 #define MPSNN_ISA_ROWS 4
 #define MPSNN_ISA_VECTORS 2
 #include "backends/cpu/isa/microkernel.inl"

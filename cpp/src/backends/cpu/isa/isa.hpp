@@ -14,6 +14,39 @@ namespace mpsnn::cpu {
 using GemmTile = void (*)(std::size_t depth, const float* a, std::size_t a_stride, const float* b, std::size_t b_stride, float* c,
                           std::size_t c_stride, const float* start, int columns);
 
+/// A tile whose left operand lies in pieces, as the patch under a window does: with k = p * piece_depth + d, element (i, k) is
+/// a[pieces[p] + i * a_stride + d]. `b` has rows of whole vectors behind one another; `c`, `start` and `columns` are those of a
+/// GemmTile. One chain of additions, pieces in their order.
+struct PieceProduct {
+  const float* a;
+  std::size_t a_stride;
+  const std::ptrdiff_t* pieces;
+  std::size_t piece_count, piece_depth;
+  const float* b;
+  float* c;
+  std::size_t c_stride;
+  const float* start;
+  int columns;
+};
+using PieceTile = void (*)(const PieceProduct&);
+
+/// A tile of a product whose left operand is read by columns, as in a weight gradient that sums over the pixels of some lines:
+/// c[i][j] (+)= sum over lines l and pixels p of lines[l][offset + p * a_stride + i] * b[l * pixels + p][j]. `b` has rows of whole
+/// vectors behind one another, and c whole vectors too.
+struct ColumnProduct {
+  const float* const* lines;
+  std::size_t line_count;
+  std::ptrdiff_t offset;
+  std::size_t pixels, a_stride;
+  const float* b;
+  float* c;
+  std::size_t c_stride;
+  bool overwrites;
+};
+using ColumnTile = void (*)(const ColumnProduct&);
+
+constexpr int kMaxPieceRows = 14, kMaxPieceVectors = 4;
+
 /// What one instruction set provides. Everything else in the engine is plain C++.
 struct Isa {
   const char* name;
@@ -24,6 +57,11 @@ struct Isa {
   const GemmTile* row_tiles;
   /// ... or a[k * a_stride + i].
   const GemmTile* column_tiles;
+  /// Tiles of pieces and of columns by [vectors - 1][rows - 1], and the most rows for a number of vectors: 0 where the sums would not fit into
+  /// the registers.
+  const PieceTile (*piece_tiles)[kMaxPieceRows];
+  const ColumnTile (*sum_tiles)[kMaxPieceRows];
+  const int* piece_rows;
   /// result[i] = start[i] + sum over t < terms of a[t][i] * b[t][i], i < count. `start` may be null (zeros) or `result`.
   void (*sum_products)(std::size_t count, std::size_t terms, const float* const* a, const float* const* b, const float* start,
                        float* result);

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // The kernels of an instruction set, written with the compiler's vector extensions. A file of this folder defines
-// MPSNN_ISA_LANES, MPSNN_ISA_ROWS and MPSNN_ISA_VECTORS and includes this. Everything is in an unnamed namespace: the same
+// MPSNN_ISA_LANES, MPSNN_ISA_REGISTERS, MPSNN_ISA_ROWS and MPSNN_ISA_VECTORS and includes this. Everything is in an unnamed namespace: the same
 // template compiled with other flags must not be merged with ours.
 
 namespace mpsnn::cpu {
@@ -154,6 +154,192 @@ struct TileTable {
 constexpr TileTable<RowOperand> kRowTiles;
 constexpr TileTable<ColumnOperand> kColumnTiles;
 
+/// The float at base + Scale * index + Offset in all lanes. The compiler would rather keep a sum of index and offset in a register
+/// for each row and step of an unrolled loop, more than there are.
+template <int Scale, int Offset>
+inline __attribute__((always_inline)) Vector broadcast(const char* base, std::size_t index) {
+#if defined(__AVX2__)
+  Vector v;
+  if constexpr (Scale == 0) {
+    asm("vbroadcastss %c2(%1), %0" : "=v"(v) : "r"(base), "i"(Offset));
+  } else {
+    asm("vbroadcastss %c4(%1,%2,%c3), %0" : "=v"(v) : "r"(base), "r"(index), "i"(Scale), "i"(Offset));
+  }
+  return v;
+#else
+  return *reinterpret_cast<const float*>(base + Scale * index + Offset) - Vector{};
+#endif
+}
+
+template <int... I>
+struct Numbers {};
+template <int Count, int... I>
+struct NumbersBelow : NumbersBelow<Count - 1, Count - 1, I...> {};
+template <int... I>
+struct NumbersBelow<0, I...> {
+  using Type = Numbers<I...>;
+};
+
+/// Rows of a tile of pieces: the address of each is a base plus 0 to 4, 5 or 6 strides, all of which the addressing modes reach
+/// from three registers.
+template <int Rows>
+struct PieceRows {
+  static constexpr int kBases = (Rows + 6) / 7;
+  const char* base[kBases];
+  std::size_t stride, stride3, stride5;
+  PieceRows(const float* a, std::size_t a_stride) : stride(a_stride * sizeof(float)), stride3(3 * stride), stride5(5 * stride) {
+    for (int i = 0; i < kBases; ++i) base[i] = reinterpret_cast<const char*>(a) + 7 * i * stride;
+    make_opaque(stride);
+    if (Rows > 3) make_opaque(stride3);
+    if (Rows > 5) make_opaque(stride5);
+  }
+  inline __attribute__((always_inline)) void start(std::ptrdiff_t offset, const char* (&p)[kBases]) const {
+#pragma GCC unroll 2
+    for (int i = 0; i < kBases; ++i) {
+      p[i] = base[i] + offset * static_cast<std::ptrdiff_t>(sizeof(float));
+      make_opaque(p[i]);
+    }
+  }
+  /// Element (I, K) of the tile in all lanes.
+  template <int I, int K>
+  inline __attribute__((always_inline)) Vector at(const char* const (&p)[kBases]) const {
+    constexpr int kRow = I % 7, kScale = kRow == 2 || kRow == 6 ? 2 : kRow == 4 ? 4 : 1;
+    const std::size_t index = kRow == 3 || kRow == 6 ? stride3 : kRow == 5 ? stride5 : stride;
+    return broadcast<kRow == 0 ? 0 : kScale, K * static_cast<int>(sizeof(float))>(p[I / 7], index);
+  }
+};
+
+template <int Rows, int Vectors>
+void piece_tile(const PieceProduct& product) {
+  constexpr int kStep = Vectors * kLanes;
+  Vector sum[Rows][Vectors] = {};
+  const PieceRows<Rows> rows(product.a, product.a_stride);
+  const char* p[PieceRows<Rows>::kBases];
+  const float* b = product.b;
+  const std::size_t depth = product.piece_depth;
+  // The sums are needed only at the end, but the lines that they go to may have to come from far.
+#pragma GCC unroll 16
+  for (int i = 0; i < Rows; ++i)
+#pragma GCC unroll 4
+    for (int j = 0; j < Vectors * kLanes; j += 16) __builtin_prefetch(product.c + i * product.c_stride + j, 1);
+  const auto step = [&]<int K, int... I>(Numbers<K>, Numbers<I...>) __attribute__((always_inline)) {
+    Vector right[Vectors];
+#pragma GCC unroll 4
+    for (int j = 0; j < Vectors; ++j) right[j] = load(b + K * kStep + j * kLanes);
+    const auto row = [&]<int Row>(Numbers<Row>) __attribute__((always_inline)) {
+      const Vector left = rows.template at<Row, K>(p);
+#pragma GCC unroll 4
+      for (int j = 0; j < Vectors; ++j) sum[Row][j] += left * right[j];
+    };
+    (row(Numbers<I>{}), ...);
+  };
+  constexpr typename NumbersBelow<Rows>::Type kAll{};
+  const auto advance = [&](int count) __attribute__((always_inline)) {
+#pragma GCC unroll 2
+    for (int i = 0; i < PieceRows<Rows>::kBases; ++i) {
+      p[i] += count * sizeof(float);
+      make_opaque(p[i]);
+    }
+    b += count * kStep;
+    make_opaque(b);
+  };
+  for (std::size_t piece = 0; piece < product.piece_count; ++piece) {
+    rows.start(product.pieces[piece], p);
+    std::size_t k = 0;
+    for (; k + 4 <= depth; k += 4) {
+      step(Numbers<0>{}, kAll);
+      step(Numbers<1>{}, kAll);
+      step(Numbers<2>{}, kAll);
+      step(Numbers<3>{}, kAll);
+      advance(4);
+    }
+    for (; k < depth; ++k) {
+      step(Numbers<0>{}, kAll);
+      advance(1);
+    }
+  }
+  finish_tile<Rows, Vectors>(sum, product.c, product.c_stride, product.start, product.columns);
+}
+
+template <int Rows, int Vectors>
+void sum_tile(const ColumnProduct& product) {
+  constexpr int kStep = Vectors * kLanes;
+  Vector sum[Rows][Vectors] = {};
+  const float* b = product.b;
+  std::size_t stride = product.a_stride * sizeof(float), stride3 = 3 * stride;
+  make_opaque(stride);
+  make_opaque(stride3);
+  const char* p = nullptr;
+  const auto step = [&]<int K, int... I>(Numbers<K>, Numbers<I...>) __attribute__((always_inline)) {
+    Vector right[Vectors];
+#pragma GCC unroll 4
+    for (int j = 0; j < Vectors; ++j) right[j] = load(b + K * kStep + j * kLanes);
+    const auto row = [&]<int Row>(Numbers<Row>) __attribute__((always_inline)) {
+      const Vector left = broadcast<K == 0 ? 0 : K == 2 ? 2 : 1, Row * static_cast<int>(sizeof(float))>(p, K == 3 ? stride3 : stride);
+#pragma GCC unroll 4
+      for (int j = 0; j < Vectors; ++j) sum[Row][j] += left * right[j];
+    };
+    (row(Numbers<I>{}), ...);
+  };
+  constexpr typename NumbersBelow<Rows>::Type kAll{};
+  for (std::size_t line = 0; line < product.line_count; ++line) {
+    p = reinterpret_cast<const char*>(product.lines[line] + product.offset);
+    std::size_t pixel = 0;
+    for (; pixel + 4 <= product.pixels; pixel += 4) {
+      step(Numbers<0>{}, kAll);
+      step(Numbers<1>{}, kAll);
+      step(Numbers<2>{}, kAll);
+      step(Numbers<3>{}, kAll);
+      p += 4 * stride;
+      b += 4 * kStep;
+      make_opaque(p);
+      make_opaque(b);
+    }
+    for (; pixel < product.pixels; ++pixel) {
+      step(Numbers<0>{}, kAll);
+      p += stride;
+      b += kStep;
+    }
+  }
+#pragma GCC unroll 16
+  for (int i = 0; i < Rows; ++i) {
+#pragma GCC unroll 4
+    for (int j = 0; j < Vectors; ++j) {
+      float* c = product.c + i * product.c_stride + j * kLanes;
+      store(c, product.overwrites ? sum[i][j] : sum[i][j] + load(c));
+    }
+  }
+}
+
+/// The most rows of a tile of pieces: its sums, a row of b and one value of a have to fit into the registers. Nine rows of three
+/// vectors do, but are slower than eight.
+constexpr int piece_rows(int vectors) {
+  if (MPSNN_ISA_REGISTERS == 32 && vectors == 3) return 8;
+  const int rows = (MPSNN_ISA_REGISTERS - 1 - vectors) / vectors;
+  return rows < 2 ? 0 : rows > kMaxPieceRows ? kMaxPieceRows : rows;
+}
+constexpr int kPieceRows[kMaxPieceVectors] = {piece_rows(1), piece_rows(2), piece_rows(3), piece_rows(4)};
+
+struct PieceTable {
+  PieceTile tiles[kMaxPieceVectors][kMaxPieceRows] = {};
+  ColumnTile sums[kMaxPieceVectors][kMaxPieceRows] = {};
+  template <int Vectors, int Rows>
+  constexpr void fill() {
+    if constexpr (Rows > 0) {
+      tiles[Vectors - 1][Rows - 1] = piece_tile<Rows, Vectors>;
+      sums[Vectors - 1][Rows - 1] = sum_tile<Rows, Vectors>;
+      fill<Vectors, Rows - 1>();
+    }
+  }
+  constexpr PieceTable() {
+    fill<1, kPieceRows[0]>();
+    fill<2, kPieceRows[1]>();
+    fill<3, kPieceRows[2]>();
+    fill<4, kPieceRows[3]>();
+  }
+};
+constexpr PieceTable kPieceTiles;
+
 /// Four vectors at a time: a chain of additions waits four cycles for each, so one alone would run at an eighth of the speed.
 template <int Vectors>
 inline __attribute__((always_inline)) void sum_products_strip(std::size_t i, std::size_t terms, const float* const* a,
@@ -229,7 +415,7 @@ void count_bits(std::size_t rows, std::size_t words, const std::uint64_t* a, con
 }
 
 constexpr Isa make_isa(const char* name) {
-  return {name, kRows, kVectors, kLanes, kRowTiles.tiles, kColumnTiles.tiles, sum_products, sum_rows,
+  return {name, kRows, kVectors, kLanes, kRowTiles.tiles, kColumnTiles.tiles, kPieceTiles.tiles, kPieceTiles.sums, kPieceRows, sum_products, sum_rows,
           count_bits<false>, count_bits<true>};
 }
 

@@ -3,6 +3,7 @@
 #include "backends/cpu/isa/isa.hpp"
 
 #define MPSNN_ISA_LANES 4
+#define MPSNN_ISA_REGISTERS 32
 #define MPSNN_ISA_ROWS 8
 #define MPSNN_ISA_VECTORS 3
 #include "backends/cpu/isa/microkernel.inl"
