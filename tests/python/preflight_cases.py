@@ -102,6 +102,7 @@ IMAGES = [
         '"same" twice',
         node="same",
     ),
+    Case("strict-precision", lambda: options(precision="strict"), options, "strict", node="MPSNNGraph"),
     Case("trap-nonfinite", lambda: options(trap_nonfinite=True), options, "True", node="MPSNNGraph"),
     Case("callback-once", lambda: gram(Alpha()), lambda: gram(None), "property_callback"),
 ]

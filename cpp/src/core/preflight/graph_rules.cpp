@@ -143,6 +143,10 @@ void check_trap(Inspection& inspection) {
   if (inspection.graph().trap_nonfinite) inspection.report(kGraph, kGraph, "trap_nonfinite False", "True");
 }
 
+void check_precision(Inspection& inspection) {
+  if (inspection.graph().precision == Precision::strict) inspection.report(kGraph, kGraph, "precision \"fast\"", "\"strict\"");
+}
+
 void check_callbacks(Inspection& inspection) {
   for (const FilterNodePtr& node : inspection.graph().nodes()) {
     auto refuse = [&](const char* what) { inspection.report(*node, "a number that does not change", what); };
@@ -187,6 +191,8 @@ const std::vector<Rule>& graph_rules() {
       {{"trap-nonfinite", differs, "graph.trap_nonfinite", "there is no such watch: a NaN or Inf runs on through images and weights", "check the results that are read",
         "20.2", false},
        raise<OptionError>, check_trap},
+      {{"strict-precision", differs, "graph.precision", "there is no such promise: kernels choose their algorithms", "allow for the rounding of \"fast\" when comparing", "21", false},
+       raise<OptionError>, check_precision},
       {{"callback-once", differs, "losses, gram matrices and scale nodes", "the callback is asked at every encode; here once for each size of the source",
         "return the same numbers every time, or build a graph for each", "14.5, 15, 18.5", false},
        raise<OptionError>, check_callbacks},
