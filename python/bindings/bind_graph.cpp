@@ -1,7 +1,4 @@
 // SPDX-License-Identifier: Apache-2.0
-#include <fstream>
-#include <iterator>
-
 #include "bindings.hpp"
 
 namespace mpsnn::python {
@@ -97,31 +94,6 @@ std::shared_ptr<CommandBuffer> execute_async(NNGraph& graph, const py::object& s
   });
 }
 
-void save(const std::string& path, const NNGraph& graph) {
-  const std::string text = save_structure(graph.result_image_nodes(), graph.precision);
-  std::ofstream file(path, std::ios::binary);
-  file << text;
-  if (!file.flush()) throw FileError("could not write \"" + path + "\".", {.label = path, .expected = "a writable file", .hint = "check the folder and the space left"});
-}
-
-std::vector<ImageNodePtr> load_result_images(const std::string& path, const py::object& data_sources, Precision* precision = nullptr) {
-  std::ifstream file(path, std::ios::binary);
-  const std::string text{std::istreambuf_iterator<char>(file), {}};
-  if (!file)
-    throw FileError("could not read \"" + path + "\".", {.label = path, .expected = "a saved graph", .hint = "check the path"});
-  DataSources sources;
-  for (const py::handle source : data_sources) {
-    if (py::isinstance<CNNConvolutionDataSource>(source)) sources.convolutions.push_back(source.cast<ConvolutionDataSourcePtr>());
-    else if (py::isinstance<CNNAffineDataSource>(source)) sources.affine_normalizations.push_back(source.cast<AffineDataSourcePtr>());
-    else if (!py::isinstance<CNNBatchNormalizationDataSource>(source))
-      throw WeightError("data_sources holds something that is no data source.",
-                        {.node = "MPSNNGraph", .expected = "ConvolutionWeights, BatchNormalizationWeights or classes of your own derived from a data source",
-                         .actual = py::str(py::type::handle_of(source)).cast<std::string>(), .hint = "pass the data sources that the graph was saved with"});
-    else sources.batch_normalizations.push_back(source.cast<BatchNormalizationDataSourcePtr>());
-  }
-  return load_structure(text, sources, precision);
-}
-
 std::vector<Shape> shapes_of(const std::vector<std::tuple<int, int, int, int>>& tuples) {
   std::vector<Shape> shapes;
   for (const auto& [images, height, width, channels] : tuples) {
@@ -154,15 +126,15 @@ void bind_plan(py::module_& m) {
 
 void bind_graph(py::module_& m) {
   bind_plan(m);
-  py::class_<NNGraph, std::shared_ptr<NNGraph>>(m, "MPSNNGraph", R"(Everything that its results need, ready to run (MPS_SEMANTICS 20).
+  py::class_<NNGraph, std::shared_ptr<NNGraph>> graph(m, "MPSNNGraph", R"(Everything that its results need, ready to run (MPS_SEMANTICS 20).
 
 Args:
     device: a Device, its name, or None for the default one.
     result_image: the image node to compute; or result_images, a list.
     result_image_is_needed: False when only the weight updates matter; or results_are_needed, one flag per image.
 
-Data sources are loaded now. Raises GraphError for nodes that cannot be run, WeightError for data sources of wrong size.)")
-      .def(py::init([](const py::object& device, const ImageNodePtr& result, bool is_needed) { return std::make_shared<NNGraph>(device_of(device), result, is_needed); }),
+Data sources are loaded now. Raises GraphError for nodes that cannot be run, WeightError for data sources of wrong size.)");
+  graph.def(py::init([](const py::object& device, const ImageNodePtr& result, bool is_needed) { return std::make_shared<NNGraph>(device_of(device), result, is_needed); }),
            "device"_a, "result_image"_a, "result_image_is_needed"_a = true)
       .def(py::init([](const py::object& device, const std::vector<ImageNodePtr>& results, const std::optional<std::vector<bool>>& needed) {
              return std::make_shared<NNGraph>(device_of(device), results, needed.value_or(std::vector<bool>{}));
@@ -208,18 +180,10 @@ intermediate_images, destination_states: lists to which exported images and stat
       .def("export_weights", &NNGraph::export_weights, py::arg("data_source").none(false), "A copy of the weights that the kernels use now.")
       .def("plan", [](NNGraph& g, const std::vector<std::tuple<int, int, int, int>>& shapes) { return g.plan(shapes_of(shapes)); }, "source_shapes"_a,
            "What a step would do for source images of these (N, H, W, C) shapes. Raises what encode would raise for them.")
-      .def("save", [](const NNGraph& g, const std::string& path) { save(path, g); }, "path"_a, "Writes the structure as JSON: nodes and parameters, no weights.")
-      .def_static("load", [](const std::string& path, const py::object& device, const py::object& data_sources, std::optional<std::vector<bool>> needed) {
-             Precision precision = Precision::fast;
-             const auto results = load_result_images(path, data_sources, &precision);
-             auto graph = std::make_shared<NNGraph>(device_of(device), results, needed.value_or(std::vector<bool>{}));
-             graph->precision = precision;
-             return graph;
-           }, "path"_a, "device"_a = py::none(), "data_sources"_a = py::list(), "results_are_needed"_a = py::none(),
-           "A graph from a file of save(). data_sources are found by their labels. Raises FileError for other files, WeightError for missing data sources.")
+      .def_property_readonly("data_sources", &NNGraph::data_sources, "Data sources in the order of their first use.")
       .def("node_name", &NNGraph::node_name, "node"_a, "How errors and plans call the node.")
       .def_property_readonly("debug_description", &NNGraph::debug_description);
-  m.def("load_result_images", [](const std::string& path, const py::object& data_sources) { return load_result_images(path, data_sources); }, "path"_a, "data_sources"_a = py::list(), "The result image nodes of a saved graph, to build on.");
+  bind_graph_file(m, graph);
 }
 
 }  // namespace mpsnn::python

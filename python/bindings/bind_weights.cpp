@@ -155,6 +155,46 @@ std::vector<py::ssize_t> weight_shape(const CNNConvolutionDescriptor& d) {
   return {d.output_feature_channels, d.kernel_height, d.kernel_width, d.input_channels_per_group()};
 }
 
+/// A dense copy of an array of numbers, of its own type or of `type`; what the type is.
+std::pair<WeightArray, DataType> packed_array(const py::object& given, const char* type = nullptr) {
+  if (given.is_none()) return {};
+  const py::module_ numpy = py::module_::import("numpy");
+  const auto array = numpy.attr("array")(given, type ? py::object(py::str(type)) : py::none(), "order"_a = "C").cast<py::array>();
+  const std::string name = py::str(array.dtype()).cast<std::string>();
+  const DataType data_type = name == "float16" ? DataType::Float16 : name == "uint8" ? DataType::UInt8 : name == "uint32" ? DataType::UInt32 : DataType::Invalid;
+  if (!type && data_type == DataType::Invalid)
+    throw WeightError("packed weights are of another type.", {.node = "PackedConvolutionWeights", .expected = "float16, uint8 or uint32", .actual = name,
+                                                              .hint = "ConvolutionWeights holds float32 numbers"});
+  return {{array.data(), static_cast<std::size_t>(array.size()), keep_object(array)}, data_type};
+}
+
+std::shared_ptr<PackedConvolutionWeights> make_packed(const CNNConvolutionDescriptor& descriptor, const py::object& weights, const py::object& biases,
+                                                      const py::object& ranges, const py::object& lookup_table, const std::string& label) {
+  const auto [words, type] = packed_array(weights);
+  PackedConvolutionWeights::Arrays arrays{words, packed_array(biases, "float32").first, packed_array(ranges, "float32").first,
+                                          packed_array(lookup_table, "float32").first};
+  return std::make_shared<PackedConvolutionWeights>(descriptor, type, std::move(arrays), label);
+}
+
+py::dict packed_values(const std::shared_ptr<PackedConvolutionWeights>& w) {
+  const auto& [weights, biases, ranges, lookup_table] = w->arrays();
+  py::dict values;
+  auto add = [&](const char* name, const WeightArray& array, const char* type, std::vector<py::ssize_t> shape) {
+    if (!array) return;
+    py::array view(py::dtype(std::string(type)), std::move(shape), array.data, py::cast(w));
+    view.attr("setflags")("write"_a = false);
+    values[name] = view;
+  };
+  std::vector<py::ssize_t> shape = weight_shape(w->sizes());
+  const bool is_bits = w->data_type() == DataType::UInt32;
+  if (is_bits) shape.back() = ceil_divide(w->sizes().input_feature_channels, 32);
+  add("weights", weights, is_bits ? "uint32" : w->data_type() == DataType::UInt8 ? "uint8" : "float16", shape);
+  add("biases", biases, "float32", {shape[0]});
+  add("ranges", ranges, "float32", {shape[0], 2});
+  add("lookup_table", lookup_table, "float32", {256});
+  return values;
+}
+
 /// The array named `name` among keyword arguments, or the current buffer.
 Buffer chosen(const py::kwargs& values, const char* name, const Buffer& current) {
   return values.contains(name) && !values[name].is_none() ? view_of(values[name], name).buffer : current;
@@ -219,6 +259,20 @@ another size.
              w.set_values(chosen(values, "weights", w.weights_buffer()), chosen(values, "biases", w.biases_buffer()));
            }, "Takes copies of arrays given by name. Graphs see them after reload_from_data_sources(). Raises WeightError for other sizes.");
   def_training(convolution);
+  py::class_<PackedConvolutionWeights, CNNConvolutionDataSource, py::smart_holder>(m, "PackedConvolutionWeights", R"(Weights of few bits, which nobody trains.
+
+Args:
+    descriptor: sizes and strides.
+    weights: float16, or uint8 with one of the next two, of O x kH x kW x I/groups; or uint32 words of O x kH x kW x ceil(I / 32) bits
+        for a binary convolution.
+    biases: O float32 numbers, or None.
+    ranges: O pairs (lower, upper) that 0 and 255 stand for.
+    lookup_table: 256 numbers.
+    label: names the weights in errors and files.
+
+Takes copies. Raises WeightError for arrays of another size or type.)")
+      .def(py::init(&make_packed), "descriptor"_a, "weights"_a, "biases"_a = py::none(), py::kw_only(), "ranges"_a = py::none(), "lookup_table"_a = py::none(), "label"_a = "")
+      .def_property_readonly("values", &packed_values, "The arrays, read-only views by name.");
   using BN = BatchNormalizationWeights;
   py::class_<BN, CNNBatchNormalizationDataSource, py::smart_holder> normalization(m, "BatchNormalizationWeights", R"(Parameters and running statistics of a batch normalization, with an optimizer.
 

@@ -23,6 +23,8 @@ void bind_data_source(py::module_& m);
 void bind_weights(py::module_& m);
 void bind_nodes(py::module_& m);
 void bind_graph(py::module_& m);
+/// Saving and loading: methods of the graph's class, and functions.
+void bind_graph_file(py::module_& m, py::class_<NNGraph, std::shared_ptr<NNGraph>>& graph);
 
 /// A Python object that C++ threads may hold and let go of.
 std::shared_ptr<void> keep_object(py::object object);

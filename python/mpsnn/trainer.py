@@ -281,10 +281,13 @@ class Trainer:
         parts = [logits.copy() for _, logits in self._inference(_float_images(images))]
         return np.concatenate(parts) if parts else np.empty((0, *self._logits_shape(images)), np.float32)
 
-    def _inference(self, images: np.ndarray) -> Any:
+    def _reload_inference(self) -> None:
         if self._is_inference_stale:
             self.inference_graph.reload_from_data_sources()
             self._is_inference_stale = False
+
+    def _inference(self, images: np.ndarray) -> Any:
+        self._reload_inference()
         for first in range(0, len(images), self.batch_size):
             yield (
                 first,
@@ -328,8 +331,9 @@ class Trainer:
         self._reload()
 
     def save_graph(self, path: str | os.PathLike[str]) -> None:
-        """Writes the structure of the inference graph as JSON; `MPSNNGraph.load(path, device, data_sources)` reads it."""
-        self.inference_graph.save(os.fspath(path))
+        """Writes the inference graph with the weights as they are now; `MPSNNGraph.load(path, device)` reads it."""
+        self._reload_inference()
+        self.inference_graph.save(path)
 
     def save_checkpoint(self, path: str | os.PathLike[str], extra: Mapping[str, Any] | None = None) -> None:
         """Writes all that a training needs to continue: weights, optimizers, place in the epoch, dropout counter, history."""

@@ -4,6 +4,8 @@
 #include <memory>
 #include <optional>
 #include <string>
+#include <variant>
+#include <vector>
 
 #include "mpsnn/descriptors.hpp"
 #include "mpsnn/device.hpp"
@@ -118,5 +120,9 @@ class MPSNN_API CNNGroupNormalizationDataSource : public CNNAffineDataSource {
   virtual int number_of_groups() = 0;
   int group_count() override { return number_of_groups(); }
 };
+
+/// A data source of any kind.
+using AnyDataSource = std::variant<ConvolutionDataSourcePtr, BatchNormalizationDataSourcePtr, AffineDataSourcePtr>;
+using DataSources = std::vector<AnyDataSource>;
 
 }  // namespace mpsnn

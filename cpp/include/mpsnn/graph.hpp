@@ -107,6 +107,11 @@ class MPSNN_API NNGraph {
   /// Filters in execution order.
   const std::vector<FilterNodePtr>& nodes() const;
   const std::vector<ImageNodePtr>& result_image_nodes() const;
+  const std::vector<bool>& results_are_needed() const;
+  /// Data sources in the order of their first use.
+  DataSources data_sources() const;
+  /// The parameters that the kernels use now, in the graph's memory.
+  const ParameterStore& parameters() const;
   /// Name of a filter of this graph: its label, or class and number.
   std::string node_name(const NNFilterNode& node) const;
 
@@ -119,18 +124,5 @@ class MPSNN_API NNGraph {
   struct Impl;
   std::shared_ptr<Impl> impl_;  // shared with recorded work, which may outlive the graph
 };
-
-/// The structure of the graphs that end in these nodes as JSON text: nodes, parameters, handles, precision; no weights.
-MPSNN_API std::string save_structure(const std::vector<ImageNodePtr>& result_images, Precision precision = Precision::fast);
-
-/// Data sources by the labels that a saved structure names.
-struct DataSources {
-  std::vector<ConvolutionDataSourcePtr> convolutions;
-  std::vector<BatchNormalizationDataSourcePtr> batch_normalizations;
-  std::vector<AffineDataSourcePtr> affine_normalizations;
-};
-/// The result images of a saved structure. Throws FileError for text that save_structure() did not write, and WeightError
-/// when a data source is missing or has another descriptor. `precision`, where given, becomes the one it was saved with.
-MPSNN_API std::vector<ImageNodePtr> load_structure(const std::string& text, const DataSources& data_sources, Precision* precision = nullptr);
 
 }  // namespace mpsnn

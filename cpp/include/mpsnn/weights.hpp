@@ -91,6 +91,36 @@ class MPSNN_API ConvolutionWeights : public CNNConvolutionDataSource, public Tra
   Buffer weights_, biases_;
 };
 
+/// Weights of few bits, which nobody trains: halves, bytes with ranges or a table, or the words of a binary convolution.
+class MPSNN_API PackedConvolutionWeights final : public CNNConvolutionDataSource {
+ public:
+  struct Arrays {
+    WeightArray weights, biases;       ///< elements of the type; floats, or none
+    WeightArray ranges, lookup_table;  ///< with UInt8 one of the two: O pairs (lower, upper), or 256 numbers
+  };
+  /// `type` Float16, UInt8 or UInt32. Throws WeightError for other types and sizes, and where an array has no owner.
+  PackedConvolutionWeights(CNNConvolutionDescriptor descriptor, DataType type, Arrays arrays, std::string label);
+  /// A copy of what a data source of such a type holds now.
+  static std::shared_ptr<PackedConvolutionWeights> copy_of(CNNConvolutionDataSource& source);
+
+  CNNConvolutionDescriptor descriptor() override { return descriptor_; }
+  DataType data_type() override { return type_; }
+  CNNWeightsQuantizationType weights_quantization_type() override;
+  WeightArray weights() override { return arrays_.weights; }
+  WeightArray bias_terms() override { return arrays_.biases; }
+  WeightArray ranges_for_uint8_kernel() override { return arrays_.ranges; }
+  WeightArray lookup_table_for_uint8_kernel() override { return arrays_.lookup_table; }
+  std::string label() override { return label_; }
+  const Arrays& arrays() const { return arrays_; }
+  const CNNConvolutionDescriptor& sizes() const { return descriptor_; }
+
+ private:
+  CNNConvolutionDescriptor descriptor_;
+  DataType type_;
+  Arrays arrays_;
+  std::string label_;
+};
+
 /// Gamma, beta and running statistics of a batch normalization, with an optimizer.
 class MPSNN_API BatchNormalizationWeights : public CNNBatchNormalizationDataSource, public TrainedDataSource, public std::enable_shared_from_this<BatchNormalizationWeights> {
  public:

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "mpsnn/descriptors.hpp"
 
+#include <cstdint>
 #include <utility>
 
 #include "mpsnn/error.hpp"
@@ -34,6 +35,10 @@ void CNNConvolutionDescriptor::validate(const std::string& label) const {
   at_least_one("dilation_rate_y", dilation_rate_y);
   at_least_one("groups", groups);
   at_least_one("sub_pixel_scale_factor", sub_pixel_scale_factor);
+  // Weights are counted in 32 bits by other parts of Metal, too; more than 8 GB of them is a mistake.
+  constexpr double kMostWeights = 1u << 31;
+  if (double(output_feature_channels) * kernel_height * kernel_width * input_channels_per_group() > kMostWeights)
+    fail("it would have too many weights.", "at most 2^31", weight_shape_text(), "check channels and kernel sizes");
   if (is_depthwise()) {
     if (groups != 1) fail("a depthwise convolution has groups 1.", "1", std::to_string(groups), "leave groups alone: every channel is its own group");
     if (output_feature_channels % input_feature_channels != 0)
@@ -49,7 +54,7 @@ void CNNConvolutionDescriptor::validate(const std::string& label) const {
     fail(std::string("folded batch normalization needs one ") + name + " per output channel.", std::to_string(output_feature_channels),
          std::to_string(values->size()), "give output_feature_channels values");
   }
-  const int block = sub_pixel_scale_factor * sub_pixel_scale_factor;
+  const std::int64_t block = std::int64_t(sub_pixel_scale_factor) * sub_pixel_scale_factor;
   if (output_feature_channels % block != 0)
     fail("the squared sub-pixel scale factor must divide the output channels.", "a multiple of " + std::to_string(block),
          std::to_string(output_feature_channels), "output_feature_channels = channels x scale x scale");

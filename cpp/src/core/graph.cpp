@@ -11,6 +11,7 @@
 #include "core/json.hpp"
 #include "core/parameters.hpp"
 #include "core/plan_builder.hpp"
+#include "core/structure.hpp"
 
 namespace mpsnn {
 namespace {
@@ -133,6 +134,9 @@ std::uint64_t NNGraph::encode_count() const { return impl_->encode_count; }
 void NNGraph::set_encode_count(std::uint64_t count) { impl_->encode_count = count; }
 const std::vector<FilterNodePtr>& NNGraph::nodes() const { return impl_->nodes; }
 const std::vector<ImageNodePtr>& NNGraph::result_image_nodes() const { return impl_->result_images; }
+const std::vector<bool>& NNGraph::results_are_needed() const { return impl_->results_are_needed; }
+DataSources NNGraph::data_sources() const { return data_sources_of(impl_->nodes); }
+const ParameterStore& NNGraph::parameters() const { return *impl_->parameters; }
 
 std::string NNGraph::node_name(const NNFilterNode& node) const {
   const auto found = impl_->names.find(&node);

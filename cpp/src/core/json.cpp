@@ -74,8 +74,9 @@ class Parser {
     for (;;) {
       if (peek() != '"') fail("a member without a name");
       std::string name = parse_string();
+      if (members.contains(name)) fail("a member that occurs twice");
       expect(':');
-      members.insert_or_assign(std::move(name), parse_value(depth + 1));
+      members.emplace(std::move(name), parse_value(depth + 1));
       if (peek() == '}') return ++position_, Json(std::move(members));
       expect(',');
     }
@@ -92,12 +93,28 @@ class Parser {
     }
   }
 
+  bool is_digit() const { return position_ < text_.size() && text_[position_] >= '0' && text_[position_] <= '9'; }
+
+  void skip_digits() {
+    if (!is_digit()) fail("an unexpected character");
+    while (is_digit()) ++position_;
+  }
+
+  /// JSON's own grammar: from_chars alone would take "inf", "nan", "01" and "1.".
   Json parse_number() {
+    const std::size_t begin = position_;
+    if (text_[position_] == '-') ++position_;
+    if (position_ < text_.size() && text_[position_] == '0') ++position_;
+    else skip_digits();
+    if (position_ < text_.size() && text_[position_] == '.') ++position_, skip_digits();
+    if (position_ < text_.size() && (text_[position_] == 'e' || text_[position_] == 'E')) {
+      ++position_;
+      if (position_ < text_.size() && (text_[position_] == '+' || text_[position_] == '-')) ++position_;
+      skip_digits();
+    }
     double value = 0;
-    const char* begin = text_.data() + position_;
-    const auto [end, error] = std::from_chars(begin, text_.data() + text_.size(), value);
-    if (error != std::errc{} || !std::isfinite(value)) fail("an unexpected character");
-    position_ += end - begin;
+    const auto [end, error] = std::from_chars(text_.data() + begin, text_.data() + position_, value);
+    if (error != std::errc{} || end != text_.data() + position_ || !std::isfinite(value)) fail("a number out of range");
     return value;
   }
 
@@ -109,9 +126,22 @@ class Parser {
       const char c = text_[position_++];
       if (c == '"') return result;
       if (static_cast<unsigned char>(c) < 0x20) fail("a control character in a string");
-      if (c != '\\') result += c;
-      else append_escaped(result);
+      if (c == '\\') append_escaped(result);
+      else if (static_cast<unsigned char>(c) < 0x80) result += c;
+      else result.append(text_, --position_, utf8_length()), position_ += utf8_length();
     }
+  }
+
+  /// Bytes of the character at this place, which is not ASCII. No long forms, no surrogates, nothing beyond U+10FFFF.
+  std::size_t utf8_length() const {
+    auto byte = [&](std::size_t i) { return position_ + i < text_.size() ? static_cast<unsigned char>(text_[position_ + i]) : 0u; };
+    auto follows = [&](std::size_t i, unsigned low = 0x80, unsigned high = 0xbf) { return byte(i) >= low && byte(i) <= high; };
+    const unsigned first = byte(0);
+    if (first >= 0xc2 && first <= 0xdf && follows(1)) return 2;
+    const unsigned low = first == 0xe0 ? 0xa0 : first == 0xf0 ? 0x90 : 0x80, high = first == 0xed ? 0x9f : first == 0xf4 ? 0x8f : 0xbf;
+    if (first >= 0xe0 && first <= 0xef && follows(1, low, high) && follows(2)) return 3;
+    if (first >= 0xf0 && first <= 0xf4 && follows(1, low, high) && follows(2) && follows(3)) return 4;
+    fail("a byte that is no UTF-8");
   }
 
   void append_escaped(std::string& result) {

@@ -26,7 +26,7 @@ class Json {
   Json(Object value) : value_(std::move(value)) {}
   Json(std::initializer_list<std::pair<const std::string, Json>> members) : value_(Object(members)) {}
 
-  /// Throws FileError for anything but one JSON value; nesting is limited to 64.
+  /// Throws FileError for anything but one JSON value in UTF-8; nesting is limited to 64, and members must differ in name.
   static Json parse(const std::string& text);
   std::string text() const;
 

@@ -22,7 +22,7 @@
 namespace mpsnn {
 
 void bad_file(const std::string& sentence, std::string expected, std::string actual) {
-  throw FileError("saved graph: " + sentence, {.expected = std::move(expected), .actual = std::move(actual), .hint = "save the graph again with this version"});
+  throw FileError(sentence, {.expected = std::move(expected), .actual = std::move(actual), .hint = "save the graph again with this version"});
 }
 
 namespace {

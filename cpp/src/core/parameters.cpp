@@ -4,8 +4,10 @@
 #include <algorithm>
 #include <bit>
 #include <cmath>
+#include <typeinfo>
 
 #include "mpsnn/nodes/normalization.hpp"
+#include "mpsnn/weights.hpp"
 
 namespace mpsnn {
 namespace {
@@ -82,7 +84,13 @@ void fold_batch_normalization(const CNNConvolutionDescriptor& d, const Buffer& w
   }
 }
 
+/// The numbers of our own data source as they are: weights() would round those that the reference engine trained to float32.
+const Buffer* unrounded(const CNNConvolutionDataSource& source, const Buffer& (ConvolutionWeights::*buffer)() const) {
+  return typeid(source) == typeid(ConvolutionWeights) ? &(static_cast<const ConvolutionWeights&>(source).*buffer)() : nullptr;
+}
+
 void copy_weights(CNNConvolutionDataSource& source, const CNNConvolutionDescriptor& descriptor, const std::string& label, const Buffer& target) {
+  if (const Buffer* own = unrounded(source, &ConvolutionWeights::weights_buffer)) return target.copy_from(*own);
   const WeightArray weights = source.weights();
   require_count(weights, label, kConvolutionProtocol, "weights", descriptor.weight_count(), descriptor.weight_shape_text() + " (O x kH x kW x I/groups)");
   switch (source.data_type()) {
@@ -293,7 +301,9 @@ void ParameterStore::load(const ConvolutionValues& values, const Buffer& target)
     return;
   }
   if (biases) require_count(biases, values.label, kConvolutionProtocol, "bias_terms", values.biases.count, "O");
-  copy_floats(biases, target.part(values.biases.offset, values.biases.count), 0);
+  const Buffer* own = unrounded(source, &ConvolutionWeights::biases_buffer);
+  if (own && *own) target.part(values.biases.offset, values.biases.count).copy_from(*own);
+  else copy_floats(biases, target.part(values.biases.offset, values.biases.count), 0);
   if (!descriptor.batch_mean.empty())
     fold_batch_normalization(descriptor, target.part(values.weights.offset, values.weights.count), target.part(values.biases.offset, values.biases.count));
 }

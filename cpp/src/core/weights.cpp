@@ -2,6 +2,7 @@
 #include "mpsnn/weights.hpp"
 
 #include <cmath>
+#include <cstring>
 #include <numbers>
 
 #include "mpsnn/error.hpp"
@@ -219,6 +220,57 @@ std::function<void()> ConvolutionWeights::remember() {
     self->weights_ = weights;
     self->biases_ = biases;
   };
+}
+
+PackedConvolutionWeights::PackedConvolutionWeights(CNNConvolutionDescriptor descriptor, DataType type, Arrays arrays, std::string label)
+    : descriptor_(std::move(descriptor)), type_(type), arrays_(std::move(arrays)), label_(std::move(label)) {
+  descriptor_.validate(label_);
+  auto refuse = [&](const std::string& sentence, std::string expected, std::string actual) {
+    throw WeightError("weights \"" + label_ + "\": " + sentence,
+                      {.node = "PackedConvolutionWeights", .label = label_, .expected = std::move(expected), .actual = std::move(actual), .hint = "check the arrays"});
+  };
+  auto require = [&](const char* what, const WeightArray& array, std::size_t count, bool is_needed) {
+    if (array ? array.owner != nullptr && array.count == count : !is_needed) return;
+    refuse(std::string(what) + " has another size.", std::to_string(count) + " numbers", std::to_string(array.count));
+  };
+  const CNNConvolutionDescriptor& d = descriptor_;
+  const bool is_bits = type == DataType::UInt32, is_bytes = type == DataType::UInt8;
+  if (!is_bits && !is_bytes && type != DataType::Float16)
+    refuse("they are no packed type.", "Float16, UInt8 or UInt32", std::to_string(static_cast<std::uint32_t>(type)));
+  const std::size_t words = std::size_t(d.output_feature_channels) * d.kernel_height * d.kernel_width * ceil_divide(d.input_feature_channels, 32);
+  require("weights", arrays_.weights, is_bits ? words : d.weight_count(), true);
+  require("biases", arrays_.biases, d.output_feature_channels, false);
+  if (is_bytes == (!arrays_.ranges && !arrays_.lookup_table) || (arrays_.ranges && arrays_.lookup_table))
+    refuse("bytes need ranges or a look-up table, and nothing else does.", is_bytes ? "one of the two" : "none", arrays_.ranges ? "ranges" : arrays_.lookup_table ? "a table" : "none");
+  require("ranges", arrays_.ranges, 2 * std::size_t(d.output_feature_channels), false);
+  require("lookup_table", arrays_.lookup_table, 256, false);
+}
+
+CNNWeightsQuantizationType PackedConvolutionWeights::weights_quantization_type() {
+  if (arrays_.ranges) return CNNWeightsQuantizationType::Linear;
+  return arrays_.lookup_table ? CNNWeightsQuantizationType::LookupTable : CNNWeightsQuantizationType::None;
+}
+
+std::shared_ptr<PackedConvolutionWeights> PackedConvolutionWeights::copy_of(CNNConvolutionDataSource& source) {
+  auto copy = [](const WeightArray& array, std::size_t element_bytes) -> WeightArray {
+    if (!array) return {};
+    std::shared_ptr<std::byte[]> memory(new std::byte[std::max<std::size_t>(array.count * element_bytes, 1)]);
+    std::memcpy(memory.get(), array.data, array.count * element_bytes);
+    return {memory.get(), array.count, memory};
+  };
+  const DataType type = source.data_type();
+  const auto quantization = source.weights_quantization_type();
+  const std::string label = source.label();
+  if (!source.load())
+    throw WeightError("data source \"" + label + "\": load() refused.", {.node = "MPSCNNConvolutionDataSource", .label = label, .expected = "true", .actual = "false"});
+  Arrays arrays;
+  arrays.weights = copy(source.weights(), type == DataType::Float16 ? 2 : type == DataType::UInt8 ? 1 : 4);
+  arrays.biases = copy(source.bias_terms(), sizeof(float));
+  if (type == DataType::UInt8 && quantization == CNNWeightsQuantizationType::Linear) arrays.ranges = copy(source.ranges_for_uint8_kernel(), sizeof(float));
+  if (type == DataType::UInt8 && quantization == CNNWeightsQuantizationType::LookupTable) arrays.lookup_table = copy(source.lookup_table_for_uint8_kernel(), sizeof(float));
+  const CNNConvolutionDescriptor descriptor = source.descriptor();
+  source.purge();
+  return std::make_shared<PackedConvolutionWeights>(descriptor, type, arrays, label);
 }
 
 BatchNormalizationWeights::BatchNormalizationWeights(int feature_channels, std::string label, float epsilon, float momentum)

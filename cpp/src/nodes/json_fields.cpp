@@ -1,6 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "nodes/json_fields.hpp"
 
+#include <cmath>
+#include <limits>
+
 #include "mpsnn/error.hpp"
 
 namespace mpsnn {
@@ -10,6 +13,20 @@ Json to_json(const std::vector<float>& values) {
   Json::Array items;
   for (float value : values) items.emplace_back(static_cast<double>(value));
   return items;
+}
+
+/// A float32 number: what was written is one exactly, so a larger one was written by somebody else.
+float single(const Json& json, const char* name) {
+  const double value = json.number(name);
+  if (std::isfinite(value) && std::abs(value) > std::numeric_limits<float>::max())
+    throw FileError(std::string("\"") + name + "\" is out of range.", {.expected = "a float32 number", .actual = std::to_string(value), .hint = "save the file again"});
+  return static_cast<float>(value);
+}
+
+std::vector<float> singles(const Json& json, const char* name) {
+  std::vector<float> values;
+  for (const Json& item : json.at(name).array(name)) values.push_back(single(item, name));
+  return values;
 }
 
 }  // namespace
@@ -63,15 +80,23 @@ Json to_json(const CNNConvolutionDescriptor& convolution) {
   object.emplace("kind", static_cast<int>(convolution.kind));
   object.emplace("sub_pixel_scale_factor", convolution.sub_pixel_scale_factor);
   object.emplace("fused_neuron_descriptor", to_json(convolution.fused_neuron_descriptor));
+  if (convolution.batch_mean.empty()) return object;
+  object.emplace("batch_mean", to_json(convolution.batch_mean));
+  object.emplace("batch_variance", to_json(convolution.batch_variance));
+  object.emplace("batch_gamma", to_json(convolution.batch_gamma));
+  object.emplace("batch_beta", to_json(convolution.batch_beta));
+  object.emplace("batch_epsilon", double(convolution.batch_epsilon));
   return object;
 }
 
-int JsonFields::integer(const char* name, std::int64_t low, std::int64_t high) const {
+int JsonFields::integer(const char* name, std::int64_t low, std::int64_t high) const { return static_cast<int>(whole(name, low, high)); }
+
+std::int64_t JsonFields::whole(const char* name, std::int64_t low, std::int64_t high) const {
   const std::int64_t value = json_.at(name).integer(name);
   if (value < low || value > high)
     throw FileError(std::string("\"") + name + "\" is out of range.",
                     {.expected = std::to_string(low) + " to " + std::to_string(high), .actual = std::to_string(value), .hint = "save the file again"});
-  return static_cast<int>(value);
+  return value;
 }
 
 std::uint64_t JsonFields::unsigned_integer(const char* name) const {
@@ -82,7 +107,7 @@ std::uint64_t JsonFields::unsigned_integer(const char* name) const {
   return std::stoull(digits.size() == 20 && digits > "18446744073709551615" ? "18446744073709551615" : digits);
 }
 
-float JsonFields::real(const char* name) const { return static_cast<float>(json_.at(name).number(name)); }
+float JsonFields::real(const char* name) const { return single(json_.at(name), name); }
 bool JsonFields::boolean(const char* name) const { return json_.at(name).boolean(name); }
 
 WindowSize JsonFields::window() const {
@@ -92,9 +117,7 @@ WindowSize JsonFields::window() const {
 }
 
 NNNeuronDescriptor JsonFields::neuron() const {
-  NNNeuronDescriptor neuron{enumeration<CNNNeuronType>("neuron_type", 15), real("a"), real("b"), real("c"), {}};
-  for (const Json& slope : json_.at("data").array("data")) neuron.data.push_back(static_cast<float>(slope.number("data")));
-  return neuron;
+  return {enumeration<CNNNeuronType>("neuron_type", 15), real("a"), real("b"), real("c"), singles(json_, "data")};
 }
 
 CNNLossDescriptor JsonFields::loss() const {
@@ -104,12 +127,30 @@ CNNLossDescriptor JsonFields::loss() const {
 
 CNNYOLOLossDescriptor JsonFields::yolo_loss() const {
   auto part = [&](const char* name) { return JsonFields(json_.at(name)).loss(); };
-  CNNYOLOLossDescriptor loss{part("xy"), part("wh"), part("confidence"), part("classes"), enumeration<CNNReductionType>("reduction_type", 3),
+  return {part("xy"), part("wh"), part("confidence"), part("classes"), enumeration<CNNReductionType>("reduction_type", 3),
                              boolean("reduce_across_batch"), boolean("rescore"), real("scale_xy"), real("scale_wh"), real("scale_no_object"),
                              real("scale_object"), real("scale_class"), real("min_iou_for_object_presence"), real("max_iou_for_object_absence"),
-                             integer("number_of_anchor_boxes", 1), {}};
-  for (const Json& size : json_.at("anchor_boxes").array("anchor_boxes")) loss.anchor_boxes.push_back(static_cast<float>(size.number("anchor_boxes")));
-  return loss;
+                             integer("number_of_anchor_boxes", 1), singles(json_, "anchor_boxes")};
+}
+
+CNNConvolutionDescriptor JsonFields::convolution() const {
+  constexpr std::int64_t kMost = 1 << 30;
+  const WindowSize size = window();
+  CNNConvolutionDescriptor d;
+  d.kernel_width = size.kernel_width, d.kernel_height = size.kernel_height;
+  d.stride_in_pixels_x = size.stride_in_pixels_x, d.stride_in_pixels_y = size.stride_in_pixels_y;
+  d.dilation_rate_x = size.dilation_rate_x, d.dilation_rate_y = size.dilation_rate_y;
+  d.input_feature_channels = integer("input_feature_channels", 1, kMost);
+  d.output_feature_channels = integer("output_feature_channels", 1, kMost);
+  d.groups = integer("groups", 1, kMost);
+  d.kind = enumeration<ConvolutionKind>("kind", 2);
+  d.sub_pixel_scale_factor = integer("sub_pixel_scale_factor", 1, 1 << 15);
+  d.fused_neuron_descriptor = JsonFields(json_.at("fused_neuron_descriptor")).neuron();
+  if (!json_.has("batch_mean")) return d;
+  d.batch_mean = singles(json_, "batch_mean"), d.batch_variance = singles(json_, "batch_variance");
+  d.batch_gamma = singles(json_, "batch_gamma"), d.batch_beta = singles(json_, "batch_beta");
+  d.batch_epsilon = real("batch_epsilon");
+  return d;
 }
 
 }  // namespace mpsnn

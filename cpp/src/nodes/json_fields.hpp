@@ -21,6 +21,7 @@ class JsonFields {
  public:
   explicit JsonFields(const Json& json) : json_(json) {}
   int integer(const char* name, std::int64_t low = 0, std::int64_t high = 1 << 20) const;
+  std::int64_t whole(const char* name, std::int64_t low, std::int64_t high) const;
   std::uint64_t unsigned_integer(const char* name) const;
   float real(const char* name) const;
   bool boolean(const char* name) const;
@@ -30,6 +31,7 @@ class JsonFields {
   NNNeuronDescriptor neuron() const;
   CNNLossDescriptor loss() const;
   CNNYOLOLossDescriptor yolo_loss() const;
+  CNNConvolutionDescriptor convolution() const;
   const Json& json() const { return json_; }
 
  private:

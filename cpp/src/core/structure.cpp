@@ -1,27 +1,17 @@
 // SPDX-License-Identifier: Apache-2.0
-#include <algorithm>
-#include <functional>
-#include <map>
+#include "core/structure.hpp"
 
-#include "core/json.hpp"
+#include <map>
+#include <set>
+
 #include "core/node_factories.hpp"
-#include "mpsnn/graph.hpp"
 #include "mpsnn/nodes/convolution.hpp"
 #include "mpsnn/nodes/group_normalization.hpp"
 #include "mpsnn/nodes/normalization.hpp"
 #include "nodes/json_fields.hpp"
 
-/// Graph structures as text. A file holds the nodes in construction order; images and states are named by the node that makes
-/// them. Loading calls constructors with checked numbers: nothing in a file is executed.
 namespace mpsnn {
 namespace {
-
-constexpr int kFormatVersion = 1;
-
-/// The numerics contract: what a graph was saved to mean (the answers to the open questions of MPS_SEMANTICS 24).
-Json numerics_contract(Precision precision) {
-  return {{"precision", precision_name(precision)}, {"maximum_ties", "first in row-major order"}, {"concatenation", "dense"}, {"accumulation", "float32"}, {"image_format", "Float32"}};
-}
 
 // --- writing -----------------------------------------------------------------------------------------------------
 
@@ -56,38 +46,22 @@ Json state_json(const NNStateNode& state) {
   return object;
 }
 
-/// "weights": the label of the data source, and its descriptor.
-void write_data_source(Json::Object& object, NNFilterNode& node) {
-  ConvolutionDataSourcePtr weights;
-  if (auto* convolution = dynamic_cast<CNNConvolutionNode*>(&node)) weights = convolution->weights();
-  if (auto* gradient = dynamic_cast<CNNConvolutionGradientNode*>(&node)) weights = gradient->weights();
-  std::string label;
-  if (weights) {
-    label = weights->label();
-    object.emplace("descriptor", to_json(weights->descriptor()));
-  } else if (auto* normalization = dynamic_cast<CNNBatchNormalizationNode*>(&node)) label = normalization->data_source()->label();
-  else if (auto* affine = dynamic_cast<CNNAffineNormalizationNode*>(&node)) label = affine->data_source()->label();
-  else return;
-  if (label.empty())
-    throw GraphError(node.display_name() + ": a data source needs a label to be found again.",
-                     {node.class_name(), node.display_name(), "a label", "none", "give every data source a label of its own"});
-  object.emplace("data_source", label);
-}
-
 // --- reading -----------------------------------------------------------------------------------------------------
+
+bool is_set(const Json& json, const char* name) { return json.has(name) && json.at(name).boolean(name); }
 
 template <class Node>
 void read_tags(Node& node, const Json& json) {
   if (json.has("handle")) node.handle = make_handle(json.at("handle").string("handle"));
-  node.export_from_graph = json.has("export_from_graph");
-  node.synchronize_resource = json.has("synchronize_resource");
+  node.export_from_graph = is_set(json, "export_from_graph");
+  node.synchronize_resource = is_set(json, "synchronize_resource");
 }
 
 void read_image(NNImageNode& image, const Json& json) {
   read_tags(image, json);
   image.format = JsonFields(json).enumeration<ImageFeatureChannelFormat>("format", 4);
-  image.image_allocator = json.has("is_persistent") ? Image::default_allocator() : TemporaryImage::default_allocator();
-  image.stop_gradient = json.has("stop_gradient");
+  image.image_allocator = is_set(json, "is_persistent") ? Image::default_allocator() : TemporaryImage::default_allocator();
+  image.stop_gradient = is_set(json, "stop_gradient");
 }
 
 PaddingPtr read_padding(const Json& json) {
@@ -102,21 +76,14 @@ class Loader {
  public:
   explicit Loader(const DataSources& sources) : data_sources_(sources) {}
 
-  std::vector<ImageNodePtr> load(const Json& file, Precision& precision) {
-    if (file.at("format").string("format") != "mpsnn graph") bad_file("this is another kind of file.", "mpsnn graph", file.at("format").string("format"));
-    const std::int64_t version = file.at("version").integer("version");
-    if (version != kFormatVersion) bad_file("it was saved by another version.", std::to_string(kFormatVersion), std::to_string(version));
-    const Json& numerics = file.at("numerics");
-    precision = precision_of(numerics.at("precision").string("precision"));
-    if (const std::string contract = numerics_contract(precision).text(); numerics.text() != contract)
-      bad_file("it was saved under another numerics contract.", contract, numerics.text().substr(0, 400));
-    for (const Json& input : file.at("inputs").array("inputs")) {
+  std::vector<ImageNodePtr> load(const Json& structure) {
+    for (const Json& input : structure.at("inputs").array("inputs")) {
       images_.push_back(std::make_shared<NNImageNode>());
       read_image(*images_.back(), input);
     }
-    for (const Json& node : file.at("nodes").array("nodes")) load_node(node);
+    for (const Json& node : structure.at("nodes").array("nodes")) load_node(node);
     std::vector<ImageNodePtr> results;
-    for (const Json& result : file.at("results").array("results")) results.push_back(image(result));
+    for (const Json& result : structure.at("results").array("results")) results.push_back(image(result));
     return results;
   }
 
@@ -140,21 +107,13 @@ class Loader {
 
   void find_data_source(const Json& json, SavedNode& saved) const {
     if (!json.has("data_source")) return;
-    const std::string& label = json.at("data_source").string("data_source");
-    for (const auto& source : data_sources_.convolutions)
-      if (source->label() == label) saved.weights = source;
-    for (const auto& source : data_sources_.batch_normalizations)
-      if (source->label() == label) saved.normalization = source;
-    for (const auto& source : data_sources_.affine_normalizations)
-      if (source->label() == label) saved.affine = source;
-    auto refuse = [&](const std::string& sentence, std::string expected, std::string actual, std::string hint) {
-      throw WeightError("saved graph: " + sentence, {saved.class_name, label, std::move(expected), std::move(actual), std::move(hint)});
-    };
-    if (!saved.weights && !saved.normalization && !saved.affine)
-      refuse("no data source is labelled \"" + label + "\".", "a data source of that label", "none", "pass it in data_sources");
-    if (saved.weights && json.has("descriptor") && to_json(saved.weights->descriptor()).text() != json.at("descriptor").text())
-      refuse("the data source \"" + label + "\" has another descriptor.", json.at("descriptor").text().substr(0, 400),
-             to_json(saved.weights->descriptor()).text(), "pass the data source that the graph was saved with");
+    const std::int64_t i = json.at("data_source").integer("data_source");
+    if (i < 0 || i >= static_cast<std::int64_t>(data_sources_.size()))
+      bad_file("a data source does not exist.", "0 to " + std::to_string(data_sources_.size()), std::to_string(i));
+    const AnyDataSource& source = data_sources_[i];
+    if (auto* weights = std::get_if<ConvolutionDataSourcePtr>(&source)) saved.weights = *weights;
+    if (auto* normalization = std::get_if<BatchNormalizationDataSourcePtr>(&source)) saved.normalization = *normalization;
+    if (auto* affine = std::get_if<AffineDataSourcePtr>(&source)) saved.affine = *affine;
   }
 
   void load_node(const Json& json) {
@@ -172,7 +131,9 @@ class Loader {
     read_image(*node->result_image(), json.at("result"));
     const auto& states = json.at("result_states").array("result_states");
     const auto own_states = node->result_states();
-    for (std::size_t i = 0; i < std::min(states.size(), own_states.size()); ++i) read_tags(*own_states[i], states[i]);
+    if (states.size() != own_states.size())
+      bad_file(class_name + " has another number of result states.", std::to_string(own_states.size()), std::to_string(states.size()));
+    for (std::size_t i = 0; i < states.size(); ++i) read_tags(*own_states[i], states[i]);
     if (NNLabelsNode* labels = node->labels_placeholder(); labels && json.has("labels")) read_tags(*labels, json.at("labels"));
     nodes_.push_back(node);
     images_.push_back(node->result_image());
@@ -185,14 +146,40 @@ class Loader {
 
 }  // namespace
 
-std::string save_structure(const std::vector<ImageNodePtr>& result_images, Precision precision) {
+std::optional<AnyDataSource> data_source_of(NNFilterNode& node) {
+  if (auto* convolution = dynamic_cast<CNNConvolutionNode*>(&node)) return convolution->weights();
+  if (auto* gradient = dynamic_cast<CNNConvolutionGradientNode*>(&node)) return gradient->weights();
+  if (auto* normalization = dynamic_cast<CNNBatchNormalizationNode*>(&node)) return normalization->data_source();
+  if (auto* affine = dynamic_cast<CNNAffineNormalizationNode*>(&node)) return affine->data_source();
+  return std::nullopt;
+}
+
+const void* identity(const AnyDataSource& source) {
+  return std::visit([](const auto& pointer) { return static_cast<const void*>(pointer.get()); }, source);
+}
+
+std::string label_of(const AnyDataSource& source) {
+  return std::visit([](const auto& pointer) { return pointer->label(); }, source);
+}
+
+DataSources data_sources_of(const std::vector<FilterNodePtr>& nodes) {
+  DataSources sources;
+  std::set<const void*> known;
+  for (const FilterNodePtr& node : nodes)
+    if (const auto source = data_source_of(*node); source && known.insert(identity(*source)).second) sources.push_back(*source);
+  return sources;
+}
+
+Json structure_json(const std::vector<ImageNodePtr>& result_images) {
   const std::vector<FilterNodePtr> nodes = filters_behind(result_images);
   std::map<const NNImageNode*, int> image_numbers;
+  std::map<const NNFilterNode*, int> node_numbers;
+  std::map<const void*, int> source_numbers;
+  for (const AnyDataSource& source : data_sources_of(nodes)) source_numbers.emplace(identity(source), static_cast<int>(source_numbers.size()));
   Json::Array inputs, saved_nodes, results;
   for (const FilterNodePtr& node : nodes)
     for (const ImageNodePtr& source : node->sources())
       if (!source->producer() && image_numbers.try_emplace(source.get(), static_cast<int>(inputs.size())).second) inputs.push_back(image_json(*source));
-  std::map<const NNFilterNode*, int> node_numbers;
   for (const FilterNodePtr& node : nodes) {
     Json::Array sources, states, result_states;
     for (const ImageNodePtr& source : node->sources()) sources.push_back(image_numbers.at(source.get()));
@@ -203,31 +190,15 @@ std::string save_structure(const std::vector<ImageNodePtr>& result_images, Preci
                         {"padding", padding_json(*node)},       {"sources", std::move(sources)},  {"states", std::move(states)},
                         {"result", image_json(*node->result_image())}, {"result_states", std::move(result_states)}};
     if (const NNLabelsNode* labels = node->labels_placeholder()) object.emplace("labels", state_json(*labels));
-    write_data_source(object, *node);
+    if (const auto source = data_source_of(*node)) object.emplace("data_source", source_numbers.at(identity(*source)));
     node_numbers[node.get()] = static_cast<int>(saved_nodes.size());
     image_numbers[node->result_image().get()] = static_cast<int>(inputs.size() + saved_nodes.size());
     saved_nodes.push_back(std::move(object));
   }
   for (const ImageNodePtr& result : result_images) results.push_back(image_numbers.at(result.get()));
-  return Json{{"format", "mpsnn graph"}, {"version", kFormatVersion},   {"numerics", numerics_contract(precision)},
-              {"inputs", std::move(inputs)}, {"nodes", std::move(saved_nodes)}, {"results", std::move(results)}}
-             .text() + "\n";
+  return {{"inputs", std::move(inputs)}, {"nodes", std::move(saved_nodes)}, {"results", std::move(results)}};
 }
 
-std::vector<ImageNodePtr> load_structure(const std::string& text, const DataSources& data_sources, Precision* precision) {
-  const Json file = Json::parse(text);
-  Precision saved = Precision::fast;
-  try {
-    std::vector<ImageNodePtr> results = Loader(data_sources).load(file, saved);
-    if (precision) *precision = saved;
-    return results;
-  } catch (const WeightError&) {
-    throw;
-  } catch (const FileError&) {
-    throw;
-  } catch (const Error& error) {  // a constructor refused what the file says
-    throw FileError(std::string("saved graph: ") + error.what(), {error.node(), error.label(), error.expected(), error.actual(), "save the graph again"});
-  }
-}
+std::vector<ImageNodePtr> load_structure(const Json& structure, const DataSources& data_sources) { return Loader(data_sources).load(structure); }
 
 }  // namespace mpsnn
