@@ -127,7 +127,7 @@ def train(
     threads: Annotated[
         int | None, typer.Option(min=1, help="Threads; results do not depend on it.", show_default="all cores")
     ] = None,
-    output: Annotated[Path, typer.Option(help="Folder for weights, graph, curves, history and checkpoint.")] = Path(
+    output: Annotated[Path, typer.Option(help="Folder for graph, curves, history and checkpoint.")] = Path(
         "mpsnn-run"
     ),
     resume: Annotated[
@@ -217,15 +217,12 @@ def _train(
         progress=not quiet,
     )
 
-    trainer.save_weights(output / "weights.safetensors")
-    trainer.save_graph(output / "graph.json")
+    trainer.save_graph(output / "graph.safetensors")
     save_curves(output / "curves.png", history, data.name)
     record = {"settings": asdict(settings), "epochs": history}
     write_atomically(output / "history.json", (json.dumps(record, indent=2) + "\n").encode())
     if not quiet:
-        typer.echo(
-            f"saved weights.safetensors, graph.json, curves.png, history.json and checkpoint.safetensors in {output}"
-        )
+        typer.echo(f"saved graph.safetensors, curves.png, history.json and checkpoint.safetensors in {output}")
     typer.echo(f"test accuracy {history[-1]['test_accuracy']:.4f}")
 
 

@@ -190,7 +190,7 @@ def test_a_saved_node_gives_the_same_bits(type, fully_connected, scaled, tmp_pat
     for engine, dtype in DTYPES.items():
         graph = mpsnn.MPSNNGraph(engine, build(mpsnn.MPSNNImageNode("x")).result_image)
         graph.save(str(tmp_path / "g"))
-        loaded = mpsnn.MPSNNGraph.load(str(tmp_path / "g"), engine, [source])
+        loaded = mpsnn.MPSNNGraph.load(str(tmp_path / "g"), engine)
         assert graph.run([x.astype(dtype)]).numpy().tobytes() == loaded.run([x.astype(dtype)]).numpy().tobytes()
 
 

@@ -11,15 +11,14 @@ import time
 import mpsnn
 import numpy as np
 import pytest
-from mpsnn.checkpoint import load_weights, read_state
+from mpsnn.checkpoint import read_state
 from mpsnn.datasets import FASHION_MNIST_DIR, digits
-from mpsnn.models import lenet
 from typer.testing import CliRunner
 
 pytest.importorskip("sklearn")
 pytest.importorskip("matplotlib")
 
-FILES = ["checkpoint.safetensors", "curves.png", "graph.json", "history.json", "weights.safetensors"]
+FILES = ["checkpoint.safetensors", "curves.png", "graph.safetensors", "history.json"]
 
 
 def command(*arguments):
@@ -53,16 +52,13 @@ def test_train_writes_everything_and_ends_with_the_test_accuracy(tmp_path):
     assert accuracy > 0.9
     assert history["settings"]["dataset"] == "digits"
     assert (tmp_path / "run/curves.png").read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"
-    assert json.loads((tmp_path / "run/graph.json").read_text())
+    assert mpsnn.load_result_images(tmp_path / "run/graph.safetensors")
 
 
-def test_the_saved_graph_and_weights_give_the_printed_accuracy(tmp_path):
+def test_the_saved_graph_gives_the_printed_accuracy(tmp_path):
     result = run("train", "--epochs", 2, "--output", tmp_path, "--quiet")
     assert result.returncode == 0, result.stderr
-    network = lenet((8, 8, 1), 10, hidden=64)
-    sources = {source.label(): source for source in network.sources}
-    load_weights(tmp_path / "weights.safetensors", sources)
-    graph = mpsnn.MPSNNGraph.load(str(tmp_path / "graph.json"), mpsnn.default_device(), network.sources)
+    graph = mpsnn.MPSNNGraph.load(tmp_path / "graph.safetensors")
     data = digits()
     guesses = graph.run([data.test_images]).numpy().reshape(-1, 10).argmax(axis=1)
     assert result.stdout == f"test accuracy {np.mean(guesses == data.test_labels):.4f}\n"

@@ -5,7 +5,6 @@ The data sources' own errors are in test_data_sources.py, those of updates and t
 without a gradient in test_training_graph.py, those of arrays in test_images.py.
 """
 
-import json
 
 import mpsnn
 import numpy as np
@@ -591,106 +590,6 @@ def test_a_command_buffer_runs_once_and_only_after_commit():
         caught(mpsnn.DeviceError, call, "committed already", node="CommandBuffer")
     buffer.wait_until_completed()
     assert graph.encode_count == 0
-
-
-# --- files --------------------------------------------------------------------------------------------------------
-
-
-@pytest.fixture
-def saved(tmp_path):
-    """Writes a saved graph, changed by a function, and loads it."""
-    source = weights(2, 3, label="stem")
-    relu = MPSCNNNeuronReLUNode(MPSCNNConvolutionNode(MPSNNImageNode("x"), source).result_image, 0.0)
-    path = tmp_path / "graph.json"
-    MPSNNGraph("cpu", relu.result_image).save(str(path))
-
-    def load(change=None, sources=(source,)):
-        content = json.loads(path.read_text())
-        if change:
-            change(content)
-        path.write_text(json.dumps(content))
-        return MPSNNGraph.load(str(path), "cpu", list(sources))
-
-    load.path = path
-    return load
-
-
-def put(*keys, value):
-    def change(content):
-        for key in keys[:-1]:
-            content = content[key]
-        content[keys[-1]] = value
-
-    return change
-
-
-BAD_FILES = {
-    "another kind": (put("format", value="onnx"), "another kind of file"),
-    "version": (put("version", value=99), "another version"),
-    "numerics": (put("numerics", "maximum_ties", value="last"), "numerics contract"),
-    "class": (put("nodes", 0, "class", value="NSObject"), '"NSObject" is no node class'),
-    "image": (put("nodes", 1, "sources", value=[7]), "an image does not exist"),
-    "state": (put("nodes", 1, "states", value=[[0, 5]]), "a state does not exist"),
-    "state's node": (put("nodes", 1, "states", value=[[9, 0]]), "node does not exist"),
-    "state pair": (put("nodes", 1, "states", value=[[0]]), "a node and a number"),
-    "no sources": (put("nodes", 1, "sources", value=[]), "too few sources"),
-    "missing": (lambda content: content["nodes"][1].pop("label"), '"label" is missing'),
-    "kind of value": (put("nodes", 1, "label", value=3), '"label" should be'),
-    "range": (put("nodes", 0, "parameters", "training_style", value=77), '"training_style" is out of range'),
-    "no data source": (lambda content: content["nodes"][0].pop("data_source"), "names no data source"),
-    "another neuron": (put("nodes", 1, "parameters", "neuron_type", value=5), "another class"),
-    "refused by a constructor": (
-        put("nodes", 1, "parameters", "neuron_type", value=0),
-        "no node exists for this neuron type",
-    ),
-    "policy": (put("nodes", 0, "padding", value={"method": 16384}), "Custom bit"),
-}
-
-
-@pytest.mark.parametrize("case", BAD_FILES)
-def test_a_file_that_is_wrong_says_what(saved, case):
-    change, text = BAD_FILES[case]
-    caught(mpsnn.FileError, lambda: saved(change), text)
-
-
-@pytest.mark.parametrize(
-    "text", ["", "{", "[1, 2", '{"a": }', "nonsense", "{} {}", '{"a": "\\x"}', '"\\ud800"', "[" * 100, '{"a: 1}']
-)
-def test_a_file_that_is_no_json_says_where(saved, text):
-    saved.path.write_text(text)
-    caught(mpsnn.FileError, lambda: MPSNNGraph.load(str(saved.path)), "not a valid JSON text", "at byte")
-
-
-def test_a_truncated_file_is_an_error_at_every_length(saved):
-    whole = saved.path.read_text()
-    for length in range(0, len(whole) - 2, 37):
-        saved.path.write_text(whole[:length])
-        with pytest.raises(mpsnn.FileError):
-            MPSNNGraph.load(str(saved.path), "cpu", [weights(2, 3, label="stem")])
-
-
-def test_a_file_that_cannot_be_opened_is_named(tmp_path):
-    missing, graph = (
-        str(tmp_path / "no" / "graph.json"),
-        MPSNNGraph("cpu", MPSCNNNeuronReLUNode(MPSNNImageNode(), 0.0).result_image),
-    )
-    caught(mpsnn.FileError, lambda: MPSNNGraph.load(missing), "could not read", label=missing)
-    caught(mpsnn.FileError, lambda: graph.save(missing), "could not write", label=missing)
-    with pytest.raises(OSError, match="could not read"):
-        mpsnn.load_result_images(missing)
-
-
-def test_data_sources_that_a_file_needs_must_be_given_and_be_the_same(saved):
-    caught(mpsnn.WeightError, lambda: saved(sources=[]), 'labelled "stem"', label="stem")
-    caught(mpsnn.WeightError, lambda: saved(sources=[weights(2, 5, label="stem")]), "another descriptor", label="stem")
-    caught(mpsnn.WeightError, lambda: saved(sources=[np.zeros(3)]), "no data source", "ndarray")
-
-
-def test_a_data_source_without_a_label_cannot_be_saved(tmp_path):
-    node = MPSCNNConvolutionNode(MPSNNImageNode(), weights(2, 3, label=""))
-    node.label = "culprit"
-    graph = MPSNNGraph("cpu", node.result_image)
-    caught(mpsnn.GraphError, lambda: graph.save(str(tmp_path / "g")), "needs a label", label="culprit")
 
 
 # --- nothing is left behind ---------------------------------------------------------------------------------------

@@ -8,7 +8,6 @@ import weakref
 import mpsnn
 import numpy as np
 import pytest
-from engines import parameter_arrays
 from graph_cases import (
     ENGINES,
     STYLES,
@@ -461,89 +460,6 @@ def test_every_node_class_that_can_be_made_has_a_factory():
     }
     bases_too = {"MPSCNNConvolutionNode", "MPSCNNConvolutionGradientNode", "MPSCNNBinaryConvolutionNode"}
     assert concrete | bases_too == classes_with_a_factory()
-
-
-@pytest.mark.parametrize("engine", ENGINES)
-def test_a_loaded_graph_of_nodes_without_a_gradient_is_the_same(engine, tmp_path):
-    images, sources = without_gradient()
-    graph = MPSNNGraph(engine, images)
-    graph.save(str(tmp_path / "graph.json"))
-    loaded = MPSNNGraph.load(str(tmp_path / "graph.json"), engine, without_gradient()[1])
-    assert loaded.debug_description == graph.debug_description
-    given = [numbers(2, 4, 4, 4, seed=seed) for seed in range(2)]
-    for one, other in zip(graph.run(given), loaded.run(given), strict=True):
-        np.testing.assert_array_equal(one, other)
-    assert len(sources) == 2
-
-
-@pytest.mark.parametrize("engine", ENGINES)
-@pytest.mark.parametrize(
-    ("make", "shape"), [(everything, (8, 8, 2)), (family, (4, 4, 4))], ids=["everything", "family"]
-)
-def test_a_loaded_training_graph_trains_identically(engine, make, shape, tmp_path):
-    (end, sources), (_, others) = make(), make()
-    graph = MPSNNGraph(engine, end.result_image, False)
-    graph.save(str(tmp_path / "graph.json"))
-    loaded = MPSNNGraph.load(str(tmp_path / "graph.json"), engine, others, [False])
-    assert loaded.debug_description == graph.debug_description
-    assert loaded.source_image_handles == ["x"]
-    assert loaded.source_state_handles == ["targets"]
-    assert loaded.intermediate_image_handles == ["logits"]
-    assert loaded.result_state_handles == ["gradients"]
-    assert [class_name(node) for node in loaded.nodes] == [class_name(node) for node in graph.nodes]
-    for one, other in zip(graph.nodes, loaded.nodes, strict=True):
-        assert one.label == other.label
-        assert one.padding_policy.label() == other.padding_policy.label()
-        assert getattr(one, "training_style", None) == getattr(other, "training_style", None)
-    for seed in range(3):
-        images, labels = numbers(4, *shape, seed=seed), one_hot(3, 4, seed=seed)
-        if make is family:  # a box in each of two cells
-            labels = np.tile(np.array([0.5, 0.25, 1.25, 1.75, 1, 1], np.float32), (4, 1, 2, 1))
-        outputs = []
-        for which in (graph, loaded):
-            states, exports, gradients = mpsnn.MPSCNNLossLabels(labels), [], []
-            which.run([images], [states], exports, gradients)
-            outputs.append([states.loss_image.numpy(), exports[0].numpy(), *parameter_arrays(gradients[0]).values()])
-            assert len(outputs[-1]) >= 4
-            assert all(np.isfinite(output).all() for output in outputs[-1])
-        for one, other in zip(*outputs, strict=True):
-            np.testing.assert_array_equal(one, other)
-    for source, other in zip(sources, others, strict=True):
-        for name, value in source.values.items():
-            assert value.tobytes() == other.values[name].tobytes()
-    loaded.save(str(tmp_path / "again.json"))
-    assert (tmp_path / "again.json").read_text() == (tmp_path / "graph.json").read_text()
-
-
-def test_a_loaded_separable_loss_is_the_same(tmp_path):
-    graph = MPSNNGraph("cpu", separable_loss())
-    graph.save(str(tmp_path / "loss.json"))
-    loaded = MPSNNGraph.load(str(tmp_path / "loss.json"), "cpu")
-    images = [numbers(2, 3, 3, 2, seed=i) for i in range(3)]
-    for one, other in zip(graph.run(images), loaded.run(images), strict=True):
-        np.testing.assert_array_equal(one, other)
-
-
-def test_image_properties_are_saved(tmp_path):
-    x = MPSNNImageNode("x")
-    relu = MPSCNNNeuronReLUNode(x, 0.0)
-    relu.result_image.stop_gradient = relu.result_image.synchronize_resource = True
-    relu.result_image.format = mpsnn.MPSImageFeatureChannelFormat.Float32
-    MPSNNGraph("cpu", relu.result_image).save(str(tmp_path / "g.json"))
-    (image,) = mpsnn.load_result_images(str(tmp_path / "g.json"))
-    assert image.stop_gradient
-    assert image.synchronize_resource
-    assert not image.export_from_graph
-    assert image.format == mpsnn.MPSImageFeatureChannelFormat.Float32
-
-
-def test_loaded_result_images_can_be_built_upon(tmp_path):
-    conv, _, graph = chain()
-    graph.save(str(tmp_path / "g.json"))
-    (image,) = mpsnn.load_result_images(str(tmp_path / "g.json"), [conv.weights])
-    longer = MPSNNGraph("cpu", mpsnn.MPSCNNSoftMaxNode(image).result_image)
-    result = longer.run([numbers(1, 4, 4, 2)]).numpy()
-    np.testing.assert_allclose(result.sum(-1), 1, rtol=0, atol=3 * np.finfo(np.float32).eps)
 
 
 def test_a_graph_describes_itself():

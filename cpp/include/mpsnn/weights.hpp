@@ -174,6 +174,7 @@ class MPSNN_API AffineWeights : public TrainedDataSource {
  protected:
   bool apply(const CNNAffineDataSource::StateBatch& states);
   void prepare(const CNNAffineDataSource::StateBatch& states);
+  static WeightArray float_array(const Buffer& buffer);
   int channels_;
   std::string label_;
   float epsilon_;
@@ -186,8 +187,8 @@ class AffineWeightsSource : public DataSource, public AffineWeights, public std:
  public:
   using AffineWeights::AffineWeights;
   int number_of_feature_channels() override { return channels_; }
-  WeightArray gamma() override { return {gamma_.data(), gamma_.count(), gamma_.owner()}; }
-  WeightArray beta() override { return {beta_.data(), beta_.count(), beta_.owner()}; }
+  WeightArray gamma() override { return float_array(gamma_); }
+  WeightArray beta() override { return float_array(beta_); }
   std::string label() override { return label_; }
   float epsilon() override { return epsilon_; }
   bool update_gamma_and_beta(const CNNAffineDataSource::StateBatch& states) override { return apply(states); }

@@ -128,8 +128,16 @@ class Parser {
       if (static_cast<unsigned char>(c) < 0x20) fail("a control character in a string");
       if (c == '\\') append_escaped(result);
       else if (static_cast<unsigned char>(c) < 0x80) result += c;
-      else result.append(text_, --position_, utf8_length()), position_ += utf8_length();
+      else append_character(result);
     }
+  }
+
+  /// The character whose first byte was just read.
+  void append_character(std::string& result) {
+    --position_;
+    const std::size_t length = utf8_length();
+    result.append(text_, position_, length);
+    position_ += length;
   }
 
   /// Bytes of the character at this place, which is not ASCII. No long forms, no surrogates, nothing beyond U+10FFFF.

@@ -311,6 +311,13 @@ void ParameterStore::load(const ConvolutionValues& values, const Buffer& target)
 void ParameterStore::load(const BatchNormalizationValues& values, const Buffer& target) const {
   CNNBatchNormalizationDataSource& source = *values.source;
   const Loaded loaded(source, values.label, kNormalizationProtocol);
+  if (typeid(source) == typeid(BatchNormalizationWeights)) {
+    const auto& own = static_cast<const BatchNormalizationWeights&>(source);
+    for (const auto& [range, numbers] : {std::pair{&values.gamma, &own.gamma_buffer()}, {&values.beta, &own.beta_buffer()},
+                                         {&values.mean, &own.mean_buffer()}, {&values.variance, &own.variance_buffer()}})
+      target.part(range->offset, range->count).copy_from(*numbers);
+    return;
+  }
   auto read = [&](const char* what, const WeightArray& array, const ParameterRange& range, double otherwise, bool is_required) {
     if (array || is_required) require_count(array, values.label, kNormalizationProtocol, what, range.count, "number_of_feature_channels");
     copy_floats(array, target.part(range.offset, range.count), otherwise);
@@ -324,6 +331,11 @@ void ParameterStore::load(const BatchNormalizationValues& values, const Buffer& 
 void ParameterStore::load(const AffineValues& values, const Buffer& target) const {
   CNNAffineDataSource& source = *values.source;
   const Loaded loaded(source, values.label, kAffineProtocol);
+  if (const auto* own = dynamic_cast<const AffineWeights*>(&source)) {
+    target.part(values.gamma.offset, values.gamma.count).copy_from(own->gamma_buffer());
+    target.part(values.beta.offset, values.beta.count).copy_from(own->beta_buffer());
+    return;
+  }
   auto read = [&](const char* what, const WeightArray& array, const ParameterRange& range, double otherwise) {
     if (array) require_count(array, values.label, kAffineProtocol, what, range.count, "number_of_feature_channels");
     copy_floats(array, target.part(range.offset, range.count), otherwise);

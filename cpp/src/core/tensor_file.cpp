@@ -44,8 +44,25 @@ class Reader {
   Reader(std::span<const std::byte> content, std::string name) : content_(content), name_(std::move(name)) {}
 
   TensorFile read() {
+    try {
+      return read_all();
+    } catch (const FileError& error) {
+      if (!error.label().empty()) throw;
+      const std::string text = error.what();  // about JSON, which knows no file
+      fail("its header is wrong: " + text.substr(0, text.find('\n')), error.expected(), error.actual());
+    }
+  }
+
+ private:
+  struct Place {
+    std::uint64_t begin, end;
+    std::string name;
+    Tensor tensor;
+  };
+
+  TensorFile read_all() {
     const std::size_t header_bytes = header_length();
-    const Json header = parse_header(header_bytes);
+    const Json header = Json::parse(std::string(reinterpret_cast<const char*>(content_.data()) + kLengthBytes, header_bytes));
     data_ = content_.subspan(kLengthBytes + header_bytes);
     TensorFile file;
     for (const auto& [name, entry] : header.object("the header")) {
@@ -56,13 +73,6 @@ class Reader {
     take_memory(file);
     return file;
   }
-
- private:
-  struct Place {
-    std::uint64_t begin, end;
-    std::string name;
-    Tensor tensor;
-  };
 
   [[noreturn]] void fail(const std::string& what, std::string expected, std::string actual) const {
     throw FileError(name_ + " is truncated or no safetensors file: " + what,
@@ -77,14 +87,6 @@ class Reader {
     if (length > rest) fail("its header is longer than the file.", "at most " + std::to_string(rest) + " bytes", std::to_string(length) + " bytes");
     if (length > kMaxHeaderBytes) fail("its header is too long.", "at most " + std::to_string(kMaxHeaderBytes) + " bytes", std::to_string(length) + " bytes");
     return static_cast<std::size_t>(length);
-  }
-
-  Json parse_header(std::size_t bytes) const {
-    try {
-      return Json::parse(std::string(reinterpret_cast<const char*>(content_.data()) + kLengthBytes, bytes));
-    } catch (const FileError& error) {
-      fail(std::string("its header is ") + error.what(), "JSON", error.actual());
-    }
   }
 
   void read_metadata(const Json& entry, std::map<std::string, std::string>& metadata) const {

@@ -30,8 +30,15 @@ class RandomNumbers {
   std::uint64_t state_;
 };
 
+/// Of the same type: numbers that the reference engine trained are not rounded.
 Buffer copy_of(const Buffer& source) {
   if (!source) return {};
+  Buffer copy(source.count(), source.type());
+  copy.copy_from(source);
+  return copy;
+}
+
+Buffer single_copy_of(const Buffer& source) {
   Buffer copy(source.count(), ElementType::float32);
   copy.copy_from(source);
   return copy;
@@ -40,7 +47,8 @@ Buffer copy_of(const Buffer& source) {
 /// A float32 array of a buffer of any type.
 WeightArray floats(const Buffer& buffer) {
   if (!buffer) return {};
-  const Buffer single = buffer.type() == ElementType::float32 ? buffer : copy_of(buffer);
+  if (buffer.type() == ElementType::float32) return {buffer.data(), buffer.count(), buffer.owner()};
+  const Buffer single = single_copy_of(buffer);
   return {single.data(), single.count(), single.owner()};
 }
 
@@ -298,8 +306,8 @@ void BatchNormalizationWeights::set_values(const Buffer& gamma, const Buffer& be
     require_count(label_, what, *buffer, channels_, "feature_channels");
   gamma_ = copy_of(gamma);
   beta_ = copy_of(beta);
-  mean_ = copy_of(mean);
-  variance_ = copy_of(variance);
+  mean_ = single_copy_of(mean);  // accumulate() writes floats
+  variance_ = single_copy_of(variance);
 }
 
 std::function<void()> BatchNormalizationWeights::remember() {
@@ -361,6 +369,8 @@ AffineWeights::AffineWeights(int feature_channels, std::string label, float epsi
 }
 
 AffineWeights::~AffineWeights() = default;
+
+WeightArray AffineWeights::float_array(const Buffer& buffer) { return floats(buffer); }
 
 std::function<void()> AffineWeights::remember() {
   return [this, training = training_.copy(), gamma = gamma_, beta = beta_] {  // the graph that remembers holds this data source
