@@ -32,6 +32,9 @@ py::object error_of(const CommandBuffer& buffer) {
 DevicePtr device_of(const py::object& object) {
   if (object.is_none()) return default_device();
   if (py::isinstance<py::str>(object)) return device(object.cast<std::string>());
+  if (!py::isinstance<Device>(object))
+    throw DeviceError("this is no device.", {.node = "Device", .expected = "a Device, its name, or None", .actual = py::str(py::type::handle_of(object)).cast<std::string>(),
+                                             .hint = "mpsnn.devices() lists them"});
   return object.cast<std::shared_ptr<Device>>();
 }
 

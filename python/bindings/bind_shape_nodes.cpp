@@ -127,6 +127,9 @@ void bind_shapes(py::module_& m) {
              const auto* callback = dynamic_cast<const PyGramMatrixCallback*>(n.property_callback.get());
              return callback ? callback->object() : py::object(py::none());
            }, [](NNGramMatrixCalculationNode& n, const py::object& object) {
+             if (!object.is_none() && !py::hasattr(object, "alpha_for_source_image"))
+               throw OptionError(n.display_name() + ": property_call_back lacks a method.",
+                                 {n.class_name(), n.display_name(), "alpha_for_source_image", py::str(py::type::of(object)).cast<std::string>(), "define it, or set None"});
              n.property_callback = object.is_none() ? nullptr : std::make_shared<PyGramMatrixCallback>(object);
            }, "An object with alpha_for_source_image(source_image, destination_image), asked when the graph is planned; or None.");
   node_class<NNGramMatrixCalculationGradientNode, NNGradientFilterNode>(m, "MPSNNGramMatrixCalculationGradientNode", "Gradient of the gram matrix; alpha comes from the forward node's state.")

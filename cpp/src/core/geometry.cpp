@@ -4,6 +4,8 @@
 #include <cmath>
 #include <numeric>
 
+#include "core/size_limits.hpp"
+
 namespace mpsnn {
 namespace {
 
@@ -21,7 +23,7 @@ int size_style(NNPaddingMethod method) {
 }
 
 /// How many of `missing` pixels lie in front of the image.
-int pixels_before(NNPaddingMethod method, AxisDirection direction, int missing) {
+std::int64_t pixels_before(NNPaddingMethod method, AxisDirection direction, std::int64_t missing) {
   switch (static_cast<NNPaddingMethod>(bits(method, NNPaddingMethod::AlignMask))) {
     case NNPaddingMethod::AlignTopLeft: return missing;
     case NNPaddingMethod::AlignBottomRight: return 0;
@@ -32,6 +34,16 @@ int pixels_before(NNPaddingMethod method, AxisDirection direction, int missing) 
   const int odd_pixel_in_front = has(method, remainder_behind) ? 0 : 1;
   // MPS: C division, which truncates toward zero; it matters for negative `missing` (OQ-11).
   return (missing + odd_pixel_in_front) / 2;
+}
+
+/// An axis without result and offset yet, whose window is within bounds: constructors refuse less than 1, but not too much.
+Axis checked_axis(int input, int kernel, int stride, int dilation) {
+  for (const auto& [what, size] : {std::pair{"a kernel size", kernel}, {"a stride", stride}, {"a dilation", dilation}}) {
+    if (size < 1) throw ShapeError(std::string(what) + " is less than 1.", {.expected = ">= 1", .actual = std::to_string(size)});
+    checked_size(size, what);
+  }
+  checked_size(std::int64_t(kernel - 1) * dilation + 1, "the extent of a window");
+  return {checked_size(input, "an image size"), 0, kernel, stride, dilation, 0};
 }
 
 constexpr int floor_divide(int a, int b) { return a >= 0 ? a / b : -((-a + b - 1) / b); }
@@ -53,33 +65,39 @@ Range Axis::outputs_inside(int t) const {
 }
 
 Axis resolve_axis(NNPaddingMethod method, AxisDirection direction, int input, int kernel, int stride, int dilation) {
-  Axis axis{input, 0, kernel, stride, dilation, 0};
+  Axis axis = checked_axis(input, kernel, stride, dilation);
   const int reach = axis.extent() - 1;
   const int numerator = input + size_style(method) * reach;
   axis.output = numerator <= 0 ? 0 : ceil_divide(numerator, stride);
-  axis.before = pixels_before(method, direction, (axis.output - 1) * stride + axis.extent() - input);
+  axis.before = static_cast<int>(pixels_before(method, direction, std::int64_t(axis.output - 1) * stride + axis.extent() - input));
   return axis;
 }
 
 Axis resolve_reverse_axis(NNPaddingMethod method, AxisDirection direction, int source, int kernel, int stride) {
+  Axis axis = checked_axis(source, kernel, stride, 1);
   const int style = size_style(method);
-  const int result = (source - 1) * stride + 1 + style * (kernel - 1);
-  const int left = pixels_before(method, direction, (style + 1) * (kernel - 1));
+  axis.input = checked_size(std::int64_t(source - 1) * stride + 1 + style * (kernel - 1), "the result of a transposed filter");
+  axis.output = source;
+  const int left = static_cast<int>(pixels_before(method, direction, (style + 1) * std::int64_t(kernel - 1)));
   // The zero-inserted source is read from -left on; seen from the result, whose windows look back at it through
   // the mirrored kernel, the first window starts `kernel - 1 - left` pixels in front of the result.
-  return {result, source, kernel, stride, 1, kernel - 1 - left};
+  axis.before = kernel - 1 - left;
+  return axis;
 }
 
 Axis resolve_explicit_axis(int input, int kernel, int stride, int dilation, int before, int after) {
-  Axis axis{input, 0, kernel, stride, dilation, before};
-  const int room = input + before + after - axis.extent();
+  Axis axis = checked_axis(input, kernel, stride, dilation);
+  axis.before = checked_size(before, "a padding");
+  const int room = input + before + checked_size(after, "a padding") - axis.extent();
   axis.output = room < 0 ? 0 : room / stride + 1;
   return axis;
 }
 
 Axis axis_from_offset(int input, int output, int kernel, int stride, int dilation, int offset) {
-  Axis axis{input, output, kernel, stride, dilation, 0};
-  axis.before = axis.extent() / 2 - offset;
+  Axis axis = checked_axis(input, kernel, stride, dilation);
+  axis.output = output;
+  checked_size((std::int64_t(output) - 1) * stride, "the place of the last window");
+  axis.before = axis.extent() / 2 - checked_size(offset, "an offset");
   return axis;
 }
 

@@ -222,6 +222,22 @@ SourceShapes NNGraph::Impl::shapes_of(const std::vector<ImagePtr>& images, const
   return shapes;
 }
 
+namespace {
+
+/// node.lower(), with the node's name on errors of geometry, which knows no nodes.
+void lower(const NNGraph& graph, const NNFilterNode& node, PlanBuilder& builder) {
+  try {
+    node.lower(builder);
+  } catch (const ShapeError& error) {
+    if (!error.node().empty()) throw;
+    const std::string text = error.what(), name = graph.node_name(node);
+    throw ShapeError(name + ": " + text.substr(0, text.find('\n')),
+                     {node.class_name(), name, error.expected(), error.actual(), "check kernel sizes, strides, dilations, paddings and factors"});
+  }
+}
+
+}  // namespace
+
 CachedPlan& NNGraph::Impl::plan_for(const NNGraph& graph, const SourceShapes& shapes, bool needs_labels) {
   for (const auto& plan : plans)
     if (plan->shapes == shapes && plan->format == graph.format && plan->precision == graph.precision) return *plan;
@@ -237,7 +253,7 @@ CachedPlan& NNGraph::Impl::plan_for(const NNGraph& graph, const SourceShapes& sh
       throw ShapeError("MPSNNGraph: all source images hold the same number of images.",
                        {.node = "MPSNNGraph", .expected = shapes.images[0].text(), .actual = image.text(), .hint = "pass batches of one length"});
   PlanBuilder builder(graph, *parameters, *engine, shapes, source_images, source_states);
-  for (const FilterNodePtr& node : nodes) node->lower(builder);
+  for (const FilterNodePtr& node : nodes) lower(graph, *node, builder);
   std::vector<NNImageNode*> returned;
   for (std::size_t i = 0; i < result_images.size(); ++i)
     if (results_are_needed[i]) returned.push_back(result_images[i].get());

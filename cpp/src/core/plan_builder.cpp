@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "core/plan_builder.hpp"
 
+#include "core/size_limits.hpp"
+
 namespace mpsnn {
 
 PlanBuilder::PlanBuilder(const NNGraph& graph, const ParameterStore& parameters, const EngineGraph& engine, const SourceShapes& shapes,
@@ -18,6 +20,10 @@ PlanBuilder::PlanBuilder(const NNGraph& graph, const ParameterStore& parameters,
 }
 
 ValueId PlanBuilder::add_value(Value value) {
+  // 2^40 numbers are 4 TB: more is a mistake, and from 2^63 on counts would wrap around.
+  const Shape& shape = value.shape;
+  if (double(shape.images) * shape.height * shape.width * shape.channels > 0x1p40)
+    throw ShapeError("an image would have too many numbers.", {.expected = "at most 2^40", .actual = shape.text(), .hint = "check sizes and factors"});
   plan_.values.push_back(std::move(value));
   return static_cast<ValueId>(plan_.values.size()) - 1;
 }

@@ -2,6 +2,7 @@
 #include "mpsnn/nodes/concatenation.hpp"
 
 #include "core/plan_builder.hpp"
+#include "core/size_limits.hpp"
 
 namespace mpsnn {
 
@@ -21,7 +22,7 @@ void NNConcatenationNode::lower(PlanBuilder& plan) const {
     if (image.images != result.images || image.height != result.height || image.width != result.width)
       fail<ShapeError>("source " + std::to_string(i) + " differs in size from source 0.", plan.shape(images[0]).text(), image.text(),
                        "images of one height and width");
-    result.channels += image.channels;
+    result.channels = checked_size(std::int64_t(result.channels) + image.channels, "the number of channels");
   }
   plan.add_result(*this, ConcatenationOp{}, images, result);
 }

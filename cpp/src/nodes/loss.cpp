@@ -64,7 +64,7 @@ CNNYOLOLossNode::CNNYOLOLossNode(ImageNodePtr source, CNNYOLOLossDescriptor loss
   for (const CNNLossDescriptor* part : {&loss_.xy_loss_descriptor, &loss_.wh_loss_descriptor, &loss_.confidence_loss_descriptor, &loss_.classes_loss_descriptor})
     validated(*part, class_name());
   if (loss_.number_of_anchor_boxes < 1 || loss_.anchor_boxes.size() != 2 * std::size_t(loss_.number_of_anchor_boxes))
-    fail<OptionError>("anchor_boxes holds width and height of each anchor box.", std::to_string(2 * std::max(1, loss_.number_of_anchor_boxes)) + " numbers",
+    fail<OptionError>("anchor_boxes holds width and height of each anchor box.", std::to_string(2 * std::max<std::int64_t>(1, loss_.number_of_anchor_boxes)) + " numbers",
                       std::to_string(loss_.anchor_boxes.size()) + " numbers", "give number_of_anchor_boxes pairs");
   for (float size : loss_.anchor_boxes)
     if (!(size > 0)) fail<OptionError>("anchor boxes have positive sizes.", "> 0", std::to_string(size), "sizes in grid units");

@@ -2,6 +2,7 @@
 #include "mpsnn/nodes/resampling.hpp"
 
 #include "core/plan_builder.hpp"
+#include "core/size_limits.hpp"
 #include "nodes/json_fields.hpp"
 
 namespace mpsnn {
@@ -16,7 +17,8 @@ void require_factors(const NNFilterNode& node, int x, int y) {
 void lower_upsampling(const NNFilterNode& node, PlanBuilder& plan, const UpsamplingOp& operation) {
   const ValueId source = plan.image(node, 0);
   const Shape image = plan.shape(source);
-  plan.add_result(node, operation, {source}, {image.images, image.height * operation.scale_y, image.width * operation.scale_x, image.channels});
+  auto enlarged = [](int size, int factor) { return checked_size(std::int64_t(size) * factor, "an enlarged size"); };
+  plan.add_result(node, operation, {source}, {image.images, enlarged(image.height, operation.scale_y), enlarged(image.width, operation.scale_x), image.channels});
 }
 
 void lower_upsampling_gradient(const NNFilterNode& node, const NNFilterNode& forward, PlanBuilder& plan, bool is_bilinear, double scale_x, double scale_y) {

@@ -2,6 +2,7 @@
 #include "mpsnn/nodes/shape.hpp"
 
 #include "core/plan_builder.hpp"
+#include "core/size_limits.hpp"
 #include "nodes/json_fields.hpp"
 
 namespace mpsnn {
@@ -31,8 +32,10 @@ NNReshapeNode::NNReshapeNode(ImageNodePtr source, int result_width, int result_h
 
 void NNReshapeNode::lower(PlanBuilder& plan) const {
   const ValueId source = plan.image(*this, 0);
-  const Shape image = plan.shape(source), result{image.images, height_, width_, channels_};
-  if (result.image_count() != image.image_count())
+  const Shape image = plan.shape(source), result{image.images, checked_size(height_, "result_height"), checked_size(width_, "result_width"),
+                                                 checked_size(channels_, "result_feature_channels")};
+  // Three sizes of 2^28 wrap around when they are multiplied.
+  if (double(height_) * width_ * channels_ != double(image.height) * image.width * image.channels || result.image_count() != image.image_count())
     fail<ShapeError>("a reshape keeps the number of elements.", image.text() + " = " + std::to_string(image.image_count()) + " per image",
                      result.text() + " = " + std::to_string(result.image_count()) + " per image", "width x height x channels must not change");
   plan.add_result(*this, ReshapeOp{}, {source}, result);
@@ -64,8 +67,10 @@ NNPadNode::NNPadNode(ImageNodePtr source, ImageCoordinate padding_size_before, I
 void NNPadNode::lower(PlanBuilder& plan) const {
   const ValueId source = plan.image(*this, 0);
   const Shape image = plan.shape(source);
+  auto padded = [](int size, int before, int after) { return checked_size(std::int64_t(size) + before + after, "a padded size"); };
   plan.add_result(*this, PadOp{before_.x, before_.y, before_.channel, edge_mode_, fill_value}, {source},
-                  {image.images, image.height + before_.y + after_.y, image.width + before_.x + after_.x, image.channels + before_.channel + after_.channel});
+                  {image.images, padded(image.height, before_.y, after_.y), padded(image.width, before_.x, after_.x),
+                   padded(image.channels, before_.channel, after_.channel)});
 }
 
 Json NNPadNode::parameters() const {

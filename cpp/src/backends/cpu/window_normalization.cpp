@@ -33,7 +33,9 @@ void inverse_power(float* __restrict values, std::size_t count, float beta) {
 class AxisSums {
  public:
   explicit AxisSums(const Axis& axis) {
-    for (int t = 0; t < axis.kernel; ++t) {
+    // With stride 1, taps move inwards from the last output to the first: no others meet the image.
+    const int begin = axis.taps_inside(std::max(0, axis.output - 1)).begin, end = axis.taps_inside(0).end;
+    for (int t = begin; t < end; ++t) {
       const Range outputs = axis.outputs_inside(t);
       if (outputs.size() > 0) pieces_.push_back({outputs.begin, axis.tap(outputs.begin, t), outputs.size()});
     }

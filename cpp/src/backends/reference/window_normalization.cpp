@@ -11,12 +11,9 @@ namespace {
 /// Calls f(y, x) for every pixel inside the image that the window of output pixel (i, j) reads.
 template <class F>
 void for_each_pixel(const Window& w, int i, int j, F f) {
-  for (int ky = 0; ky < w.y.kernel; ++ky)
-    for (int kx = 0; kx < w.x.kernel; ++kx) {
-      const int y = source_pixel(w.y, i, ky, ImageEdgeMode::Zero);
-      const int x = source_pixel(w.x, j, kx, ImageEdgeMode::Zero);
-      if (y >= 0 && x >= 0) f(y, x);
-    }
+  const Range taps_y = w.y.taps_inside(i), taps_x = w.x.taps_inside(j);
+  for (int ky = taps_y.begin; ky < taps_y.end; ++ky)
+    for (int kx = taps_x.begin; kx < taps_x.end; ++kx) f(w.y.tap(i, ky), w.x.tap(j, kx));
 }
 
 double taps(const Window& w) { return static_cast<double>(w.y.kernel) * w.x.kernel; }
@@ -45,9 +42,10 @@ Contrast local_contrast(const LocalContrastNormalizationOp& op, const Shape& sha
 /// L of 11.3.
 double channel_denominator(const CrossChannelNormalizationOp& op, const Shape& shape, const double* x, int n, int i, int j, int c) {
   double squares = 0;
-  for (int t = 0; t < op.channels.kernel; ++t) {
-    const int q = source_pixel(op.channels, c, t, ImageEdgeMode::Zero);
-    if (q >= 0) squares += x[at(shape, n, i, j, q)] * x[at(shape, n, i, j, q)];
+  const Range taps = op.channels.taps_inside(c);
+  for (int t = taps.begin; t < taps.end; ++t) {
+    const int q = op.channels.tap(c, t);
+    squares += x[at(shape, n, i, j, q)] * x[at(shape, n, i, j, q)];
   }
   return op.delta + static_cast<double>(op.alpha) / op.channels.kernel * squares;
 }
@@ -138,9 +136,10 @@ std::unique_ptr<Kernel> make_kernel(const CrossChannelNormalizationGradientOp& g
       gradient[e] += incoming[e] * std::pow(denominator, -op.beta);
       const double share =
           -2.0 * op.alpha * op.beta / op.channels.kernel * incoming[e] * x[e] * std::pow(denominator, -op.beta - 1.0);
-      for (int t = 0; t < op.channels.kernel; ++t) {
-        const int q = source_pixel(op.channels, c, t, ImageEdgeMode::Zero);
-        if (q >= 0) gradient[at(shape, n, i, j, q)] += share * x[at(shape, n, i, j, q)];
+      const Range taps = op.channels.taps_inside(c);
+      for (int t = taps.begin; t < taps.end; ++t) {
+        const std::size_t q = at(shape, n, i, j, op.channels.tap(c, t));
+        gradient[q] += share * x[q];
       }
     });
   });
