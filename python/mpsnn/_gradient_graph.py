@@ -528,10 +528,10 @@ class GradientGraph:
         """What the loss nodes do not tell but a saved graph does. Empty where the graph cannot be saved."""
         if not hasattr(self, "_saved"):
             with tempfile.TemporaryDirectory() as folder:
-                path = Path(folder) / "graph.json"
+                path = Path(folder) / "graph.safetensors"
                 try:
-                    _graph("reference", [node.result_image for node in self.losses]).save(str(path))
-                    nodes = json.loads(path.read_text())["nodes"]
+                    _graph("reference", [node.result_image for node in self.losses]).save(path)
+                    nodes = json.loads(mpsnn.read_safetensors(path)[1]["mpsnn"])["graph"]["nodes"]
                 except mpsnn.Error:
                     nodes = []
             self._saved = [node for node in nodes if "labels" in node]

@@ -49,7 +49,9 @@ def parameters(source: Any) -> dict[str, np.ndarray]:
 
 def save_weights(path: str | os.PathLike[str], sources: Sources) -> None:
     """Writes the values of data sources, given by label. No optimizer state: for that there is save_checkpoint()."""
-    tensors = {f"{label}.{name}": value for label, source in sources.items() for name, value in parameters(source).items()}
+    tensors = {
+        f"{label}.{name}": value for label, source in sources.items() for name, value in parameters(source).items()
+    }
     mpsnn.write_safetensors(path, tensors)
 
 
@@ -78,7 +80,9 @@ def load_checkpoint(path: str | os.PathLike[str], sources: Sources) -> dict[str,
     and OptionError when a data source has another kind of optimizer now.
     """
     saved, state = _read_checkpoint(path)
-    tensors = {f"{label}.{name}": value for label, source in saved.items() for name, value in parameters(source).items()}
+    tensors = {
+        f"{label}.{name}": value for label, source in saved.items() for name, value in parameters(source).items()
+    }
     values = _fitting(path, tensors, sources)
     for label, source in sources.items():
         expected, actual = (type(one.optimizer).__name__ for one in (saved[label], source))
@@ -110,7 +114,9 @@ def _read_checkpoint(path: str | os.PathLike[str]) -> tuple[dict[str, Any], dict
         state = json.loads(text)
     except ValueError as error:
         actual = "a graph" if not text else "another text"
-        raise make_error("FileError", f"{path} is no checkpoint.", expected="a training's state", actual=actual) from error
+        raise make_error(
+            "FileError", f"{path} is no checkpoint.", expected="a training's state", actual=actual
+        ) from error
     return {source.label(): source for source in sources}, state
 
 

@@ -127,9 +127,7 @@ def train(
     threads: Annotated[
         int | None, typer.Option(min=1, help="Threads; results do not depend on it.", show_default="all cores")
     ] = None,
-    output: Annotated[Path, typer.Option(help="Folder for graph, curves, history and checkpoint.")] = Path(
-        "mpsnn-run"
-    ),
+    output: Annotated[Path, typer.Option(help="Folder for graph, curves, history and checkpoint.")] = Path("mpsnn-run"),
     resume: Annotated[
         bool, typer.Option("--resume", help="Continue from the checkpoint in --output, with its settings.")
     ] = False,

@@ -80,7 +80,9 @@ class Case:
         if "Sequence" in kind or "terms" in name or name in ("a_data", "weights", "biases", "array"):
             return self.numbers(name)
         if "SupportsInt" in kind:
-            return self.channels if "channels" in name or name == "number_of_classes" else int(self.random.integers(1, 5))
+            return (
+                self.channels if "channels" in name or name == "number_of_classes" else int(self.random.integers(1, 5))
+            )
         if "SupportsFloat" in kind:
             return float(self.random.choice([0.0, 0.25, 0.5, 1.0, 2.0, -1.0], p=[0.1, 0.3, 0.2, 0.2, 0.1, 0.1]))
         if base == "bool":
@@ -97,7 +99,12 @@ class Case:
     def object(self, name, kind):
         """An instance of a class, made by its constructor, or something for a parameter that takes any object."""
         if kind is None:
-            choices = {"device": "cpu", "handle": "name", "output_size": (3, 2, 1), "labels": np.zeros((1, 1, 1, 2), np.float32)}
+            choices = {
+                "device": "cpu",
+                "handle": "name",
+                "output_size": (3, 2, 1),
+                "labels": np.zeros((1, 1, 1, 2), np.float32),
+            }
             return choices.get(name)
         if hasattr(kind, "__members__"):
             return self.of(list(kind.__members__.values()))
@@ -133,7 +140,9 @@ class Case:
         split = int(self.random.integers(len(arguments) + 1))
         keywords = dict(arguments[split:])
         if self.random.random() < self.hostile_share / 3:
-            keywords[self.of(["no_such_argument", "groups", "label", "dilation_rate_x", "fused_neuron_descriptor"])] = self.of(HOSTILE)
+            keywords[self.of(["no_such_argument", "groups", "label", "dilation_rate_x", "fused_neuron_descriptor"])] = (
+                self.of(HOSTILE)
+            )
         positional = [value for _, value in arguments[:split]]
         return kind(*positional, **keywords)
 
@@ -170,7 +179,12 @@ class Source(mpsnn.MPSCNNConvolutionDataSource):
         }  # fmt: skip
         if case.one_in(3):
             case.is_hostile = True
-            types = [mpsnn.MPSDataType.UInt8, mpsnn.MPSDataType.UInt32, mpsnn.MPSDataType.Float16, mpsnn.MPSDataType.Invalid]
+            types = [
+                mpsnn.MPSDataType.UInt8,
+                mpsnn.MPSDataType.UInt32,
+                mpsnn.MPSDataType.Float16,
+                mpsnn.MPSDataType.Invalid,
+            ]
             arrays = [np.zeros(n, t) for n in (0, 3, 256) for t in (np.uint8, np.uint32, np.float16, np.float32)]
             self.answers[case.of(list(self.answers))] = case.of([*HOSTILE, *types, *arrays, Boom("in a callback")])
 
@@ -201,10 +215,15 @@ def run(case, node, with_gradient):
         case.random.bit_generator.state = state
         try:
             given = case.source_arrays(graph)
-            labels = [mpsnn.MPSCNNLossLabels(np.ones_like(given[0] if given else np.zeros((1, 1, 1, 1), np.float32))) for _ in graph.source_state_handles]
+            labels = [
+                mpsnn.MPSCNNLossLabels(np.ones_like(given[0] if given else np.zeros((1, 1, 1, 1), np.float32)))
+                for _ in graph.source_state_handles
+            ]
             graph.plan([array.shape for array in given])
             with_labels = graph.run(given, labels)
-            outcomes.append([result.numpy().copy() for result in (with_labels if isinstance(with_labels, list) else [with_labels])])
+            outcomes.append(
+                [result.numpy().copy() for result in (with_labels if isinstance(with_labels, list) else [with_labels])]
+            )
         except EXPECTED as error:
             outcomes.append(type(error).__name__)
     return outcomes
@@ -223,7 +242,9 @@ def compare(case, outcomes):
         # Sums of up to 5 x 5 x 5 products through as many steps as a node and its gradient have; see scale.
         scale = max(1.0, float(np.abs(other).max()))
         difference = np.abs(one.astype(np.float64) - other).max()
-        assert difference <= scale * 125 * np.finfo(np.float32).eps, f"the engines differ by {difference} where numbers are up to {scale}"
+        assert difference <= scale * 125 * np.finfo(np.float32).eps, (
+            f"the engines differ by {difference} where numbers are up to {scale}"
+        )
     return True
 
 
@@ -269,7 +290,9 @@ def main(count=5000, seed=0, progress=None):
         try:
             counts[call(current)] += 1
         except BaseException as error:
-            error.add_note(f"seed {current}, {KINDS[current % len(KINDS)].__name__}") if hasattr(error, "add_note") else None
+            error.add_note(f"seed {current}, {KINDS[current % len(KINDS)].__name__}") if hasattr(
+                error, "add_note"
+            ) else None
             raise
     print(f"{count} calls of {len(KINDS)} classes: {counts}")
 

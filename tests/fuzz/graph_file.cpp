@@ -54,8 +54,9 @@ Bytes family() {
   pool->padding_policy = std::make_shared<ExplicitPadding>(1, 0, 2, 1);
   node = after<CNNPoolingL2NormNode>(pool->result_image(), window);
   node = after<CNNSoftMaxNode>(node);
-  node = std::make_shared<NNMultiplicationNode>(after<NNReductionSpatialMeanNode>(node), after<NNGramMatrixCalculationNode>(node))->result_image();
-  auto loss = std::make_shared<CNNLossNode>(node, CNNLossDescriptor{});
+  auto product = std::make_shared<NNMultiplicationNode>(after<NNReductionSpatialMeanNode>(node), after<NNGramMatrixCalculationNode>(node));
+  product->primary_stride_in_pixels_x = 0;
+  auto loss = std::make_shared<CNNLossNode>(product->result_image(), CNNLossDescriptor{});
   return bytes_of(NNGraph(default_device(), loss->training_graph().front()->result_image()));
 }
 

@@ -39,8 +39,8 @@ def test_the_allocator_of_an_image_survives_saving(tmp_path):
     source = image()
     source.image_allocator = mpsnn.MPSImage.default_allocator()
     node = mpsnn.MPSCNNNeuronReLUNode(source)
-    mpsnn.MPSNNGraph("cpu", node.result_image).save(str(tmp_path / "graph.json"))
-    result = mpsnn.load_result_images(str(tmp_path / "graph.json"))[0]
+    mpsnn.MPSNNGraph("cpu", node.result_image).save(str(tmp_path / "graph.safetensors"))
+    result = mpsnn.load_result_images(str(tmp_path / "graph.safetensors"))[0]
     assert result.image_allocator is mpsnn.MPSTemporaryImage.default_allocator()
     assert mpsnn.MPSNNGraph("cpu", result).nodes[0].sources[0].image_allocator is mpsnn.MPSImage.default_allocator()
     with pytest.raises(mpsnn.OptionError):

@@ -5,7 +5,6 @@ The data sources' own errors are in test_data_sources.py, those of updates and t
 without a gradient in test_training_graph.py, those of arrays in test_images.py.
 """
 
-
 import mpsnn
 import numpy as np
 import pytest

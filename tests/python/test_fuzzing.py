@@ -17,5 +17,7 @@ def test_constructors_refuse_or_work(tmp_path):
     command = [sys.executable, str(FUZZER), str(COUNT), "0", str(progress)]
     result = subprocess.run(command, check=False, capture_output=True, text=True, timeout=300)
     where = progress.read_text() if progress.exists() else "before the first call"
-    assert result.returncode == 0, f"seed {where}: ended with {result.returncode}\n{result.stdout}\n{result.stderr[-5000:]}"
+    assert result.returncode == 0, (
+        f"seed {where}: ended with {result.returncode}\n{result.stdout}\n{result.stderr[-5000:]}"
+    )
     assert result.stdout.startswith(f"{COUNT} calls")

@@ -237,13 +237,21 @@ class Packed(ArraySource):
         random = np.random.default_rng(3)
         dtype = {Types.Float16: np.float16, Types.UInt8: np.uint8}[kind]
         self.kind, self.table, self.limits = kind, table, ranges
-        self.values = random.normal(size=self.values.shape).astype(dtype) if dtype is np.float16 else random.integers(
-            0, 256, self.values.shape, dtype
+        self.values = (
+            random.normal(size=self.values.shape).astype(dtype)
+            if dtype is np.float16
+            else random.integers(0, 256, self.values.shape, dtype)
         )
 
     def weights_quantization_type(self):
         kinds = mpsnn.MPSCNNWeightsQuantizationType
-        return kinds.LookupTable if self.table is not None else kinds.Linear if self.limits is not None else getattr(kinds, "None_", kinds(0))
+        return (
+            kinds.LookupTable
+            if self.table is not None
+            else kinds.Linear
+            if self.limits is not None
+            else getattr(kinds, "None_", kinds(0))
+        )
 
     def lookup_table_for_uint8_kernel(self):
         return self.table
@@ -403,7 +411,9 @@ def test_packed_weights_say_what_is_wrong_with_their_arrays():
 @pytest.fixture
 def saved(tmp_path):
     """The file of a small graph."""
-    relu = MPSCNNNeuronReLUNode(MPSCNNConvolutionNode(MPSNNImageNode("x"), weights(2, 3, label="stem", optimizer=adam())).result_image, 0.0)
+    relu = MPSCNNNeuronReLUNode(
+        MPSCNNConvolutionNode(MPSNNImageNode("x"), weights(2, 3, label="stem", optimizer=adam())).result_image, 0.0
+    )
     path = tmp_path / "graph.safetensors"
     mpsnn.save_graph(path, relu.result_image)
     return path
@@ -484,7 +494,10 @@ BAD_JSON = {
 @pytest.mark.parametrize("case", BAD_JSON)
 def test_json_that_is_wrong_says_where(saved, case):
     header, data = parts(saved.read_bytes())
-    for content in (joined(BAD_JSON[case].encode(), data), joined({**header, "__metadata__": {"mpsnn": BAD_JSON[case]}}, data)):
+    for content in (
+        joined(BAD_JSON[case].encode(), data),
+        joined({**header, "__metadata__": {"mpsnn": BAD_JSON[case]}}, data),
+    ):
         saved.write_bytes(content)
         caught(mpsnn.FileError, lambda: MPSNNGraph.load(saved), "graph.safetensors", "not a valid JSON text", "at byte")
 
@@ -522,7 +535,10 @@ BAD_CONTAINERS = {
     "negative offset": (joined(place(data_offsets=[-24, 0]), FLOATS), "lies outside"),
     "beyond the end": (joined(place(data_offsets=[8, 32]), FLOATS), "lies outside"),
     "gap": (joined(place(data_offsets=[8, 32]), FLOATS + bytes(8)), "leaves a gap"),
-    "overlap": (joined({**place(), "b": place(data_offsets=[8, 32])["a"]}, FLOATS + bytes(8)), "overlaps another array"),
+    "overlap": (
+        joined({**place(), "b": place(data_offsets=[8, 32])["a"]}, FLOATS + bytes(8)),
+        "overlaps another array",
+    ),
     "the same place": (joined({**place(), "b": place()["a"]}, FLOATS), "overlaps another array"),
     "bytes left": (joined(place(), FLOATS + b"x"), "belong to no array"),
     "metadata": (joined({"__metadata__": {"a": 1}}, b""), "should be a string"),
@@ -564,11 +580,17 @@ def test_arrays_of_every_type_go_through_our_container_and_the_reference_one(tmp
     reference = pytest.importorskip("safetensors.numpy")
     kinds = ("f8", "f4", "f2", "i8", "i4", "i2", "i1", "u8", "u4", "u2", "u1", "?")
     tensors = {f"{kind} ä": np.arange(6).reshape(1, 2, 3).astype(kind) for kind in kinds}
-    tensors |= {"none": np.zeros((3, 0, 2), np.float32), "one": np.array(7, np.int64), "turned": np.arange(6.0).reshape(2, 3).T}
+    tensors |= {
+        "none": np.zeros((3, 0, 2), np.float32),
+        "one": np.array(7, np.int64),
+        "turned": np.arange(6.0).reshape(2, 3).T,
+    }
     metadata = {"about": 'quotes " and \\ and ü and \n', "": ""}
     mpsnn.write_safetensors(tmp_path / "ours", tensors, metadata)
     reference.save_file(
-        {name: np.ascontiguousarray(array) if array.ndim else array for name, array in tensors.items()}, tmp_path / "theirs", metadata
+        {name: np.ascontiguousarray(array) if array.ndim else array for name, array in tensors.items()},
+        tmp_path / "theirs",
+        metadata,
     )
     ours, texts = mpsnn.read_safetensors(tmp_path / "theirs")
     assert texts == metadata

@@ -26,16 +26,17 @@ def test_a_graph_is_fast_unless_it_is_asked_to_be_strict():
 
 @pytest.mark.parametrize("precision", ["fast", "strict"])
 def test_precision_is_part_of_the_saved_contract(precision, tmp_path):
-    graph, source = graph_of_one_convolution()
+    graph, _ = graph_of_one_convolution()
     graph.precision = precision
     path = tmp_path / "graph.safetensors"
     graph.save(path)
-    assert mpsnn.MPSNNGraph.load(path, "cpu", [source]).precision == precision
-    for damaged in (precision, precision.upper()), ("precision", "PRECISION"):
-        data = path.read_bytes()
-        (tmp_path / "damaged").write_bytes(data.replace(*(word.encode() for word in damaged)))
-        with pytest.raises(mpsnn.FileError, match=r"(?i)precision"):
-            mpsnn.MPSNNGraph.load(tmp_path / "damaged", "cpu", [source])
+    assert mpsnn.MPSNNGraph.load(path, "cpu").precision == precision
+    tensors, metadata = mpsnn.read_safetensors(path)
+    for damaged in (f'"{precision}"', '"exact"'), ('"precision"', '"precisions"'):
+        assert damaged[0] in metadata["mpsnn"]
+        mpsnn.write_safetensors(tmp_path / "damaged", tensors, {"mpsnn": metadata["mpsnn"].replace(*damaged)})
+        with pytest.raises(mpsnn.FileError, match="precision"):
+            mpsnn.MPSNNGraph.load(tmp_path / "damaged", "cpu")
 
 
 def test_a_plan_says_how_a_convolution_is_computed_and_why():

@@ -223,6 +223,22 @@ SourceShapes NNGraph::Impl::shapes_of(const std::vector<ImagePtr>& images, const
   return shapes;
 }
 
+namespace {
+
+/// node.lower(), with the node's name on errors of geometry, which knows no nodes.
+void lower_node(const NNGraph& graph, const NNFilterNode& node, PlanBuilder& builder) {
+  try {
+    node.lower(builder);
+  } catch (const ShapeError& error) {
+    if (!error.node().empty()) throw;
+    const std::string text = error.what(), name = graph.node_name(node);
+    throw ShapeError(name + ": " + text.substr(0, text.find('\n')),
+                     {node.class_name(), name, error.expected(), error.actual(), "check kernel sizes, strides, dilations, paddings and factors"});
+  }
+}
+
+}  // namespace
+
 std::unique_ptr<PlanBuilder> NNGraph::Impl::lower(const NNGraph& graph, const SourceShapes& shapes, bool needs_labels) const {
   auto require_count = [](const char* what, std::size_t expected, std::size_t actual, const char* hint) {
     if (expected == actual) return;
@@ -236,16 +252,7 @@ std::unique_ptr<PlanBuilder> NNGraph::Impl::lower(const NNGraph& graph, const So
       throw ShapeError("MPSNNGraph: all source images hold the same number of images.",
                        {.node = "MPSNNGraph", .expected = shapes.images[0].text(), .actual = image.text(), .hint = "pass batches of one length"});
   auto builder = std::make_unique<PlanBuilder>(graph, *parameters, *engine, shapes, source_images, source_states);
-  for (const FilterNodePtr& node : nodes) {
-    try {
-      node->lower(*builder);
-    } catch (const ShapeError& error) {
-      if (!error.node().empty()) throw;
-      const std::string text = error.what(), name = graph.node_name(*node);  // geometry knows no nodes
-      throw ShapeError(name + ": " + text.substr(0, text.find('\n')), {node->class_name(), name, error.expected(), error.actual(),
-                                                                       "check kernel sizes, strides, dilations, paddings and factors"});
-    }
-  }
+  for (const FilterNodePtr& node : nodes) lower_node(graph, *node, *builder);
   return builder;
 }
 

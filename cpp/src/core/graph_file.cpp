@@ -75,8 +75,8 @@ Json settings_json(const NNGraph& graph) {
   for (const bool is_needed : graph.results_are_needed()) needed.emplace_back(is_needed);
   return {{"label", graph.label},
           {"format", enum_json(graph.format)},
-          {"options", enum_json(graph.options)},
           {"precision", precision_name(graph.precision)},
+          {"options", enum_json(graph.options)},
           {"output_state_is_temporary", graph.output_state_is_temporary},
           {"destination_image_is_temporary", graph.destination_image_allocator->is_temporary()},
           {"trap_nonfinite", graph.trap_nonfinite},
@@ -170,11 +170,11 @@ std::shared_ptr<NNGraph> make_graph(const Contents& contents, DevicePtr device) 
   auto graph = std::make_shared<NNGraph>(std::move(device), results, needed);
   graph->label = settings.at("label").string("label");
   graph->format = fields.enumeration<ImageFeatureChannelFormat>("format", 4);
+  graph->precision = precision_of(settings.at("precision").string("precision"));
   graph->options = fields.enumeration<KernelOptions>("options", 31);
   graph->output_state_is_temporary = fields.boolean("output_state_is_temporary");
   if (fields.boolean("destination_image_is_temporary")) graph->destination_image_allocator = TemporaryImage::default_allocator();
   graph->trap_nonfinite = fields.boolean("trap_nonfinite");
-  graph->precision = precision_of(settings.at("precision").string("precision"));
   graph->set_encode_count(fields.unsigned_integer("encode_count"));
   return graph;
 }
