@@ -27,9 +27,11 @@ PROGRAMS = {"mps_cpp_example": "examples/mps_cpp", "live_table": "tests/metal/li
 LIBRARIES = {
     "objc": (
         "/usr/lib/libobjc.A.dylib",
-        "objc_msgSend objc_lookUpClass objc_getProtocol objc_allocateClassPair objc_registerClassPair sel_registerName "
-        "class_addMethod class_addIvar class_addProtocol class_getSuperclass class_getMethodImplementation "
-        "class_getInstanceMethod class_getClassMethod class_getInstanceVariable ivar_getOffset method_getTypeEncoding",
+        (
+            "objc_msgSend objc_lookUpClass objc_getProtocol objc_allocateClassPair objc_registerClassPair sel_registerName "
+            "class_addMethod class_addIvar class_addProtocol class_getSuperclass class_getMethodImplementation "
+            "class_getInstanceMethod class_getClassMethod class_getInstanceVariable ivar_getOffset method_getTypeEncoding"
+        ),
     ),
     "Foundation": (f"{FRAMEWORKS}/Foundation.framework/Versions/C/Foundation", ""),
     "Metal": (
@@ -90,7 +92,16 @@ exec "{zig}" COMMAND -target {target} -fno-sanitize=undefined -Wno-macro-redefin
 
 def cmake(arch, source, build, options):
     environment = os.environ | {"ZIG_MACOS_ARCH": arch, "ZIG_SCRIPTS": str(build / "scripts")}
-    configure = ["cmake", "-S", source, "-B", build, "-G", "Ninja", f"-DCMAKE_TOOLCHAIN_FILE={HERE / 'toolchain.cmake'}"]
+    configure = [
+        "cmake",
+        "-S",
+        source,
+        "-B",
+        build,
+        "-G",
+        "Ninja",
+        f"-DCMAKE_TOOLCHAIN_FILE={HERE / 'toolchain.cmake'}",
+    ]
     # What is wanted is an answer in a minute: -O0 compiles the same code.
     configure += ["-DCMAKE_BUILD_TYPE=Release", "-DCMAKE_CXX_FLAGS_RELEASE=-O0 -DNDEBUG", *options]
     # Python's symbols, and constants that metal-cpp asks for weakly, are in no stub; check_macho.py sees what else this hides.
