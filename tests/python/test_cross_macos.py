@@ -11,6 +11,8 @@ import pytest
 from metal_tools import ROOT, need, need_metal_cpp
 
 TOOLS = ROOT / "tools" / "cross_macos"
+sys.path.append(str(TOOLS))
+import check_macho
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -20,9 +22,7 @@ def _tools():
     for package in ("ziglang", "pybind11"):
         if not importlib.util.find_spec(package):
             pytest.skip(f"the Python package {package} is not installed")
-    if subprocess.run(
-        ["sh", "-c", "command -v llvm-otool || command -v llvm-otool-14"], capture_output=True, check=False
-    ).returncode:
+    if not check_macho.find("llvm-otool"):
         pytest.skip("llvm-otool is not installed")
 
 
@@ -43,15 +43,17 @@ def test_what_is_missing_or_not_allowed_is_reported(tmp_path):
     result = build("x86_64", tmp_path, "--program", "mps_cpp_example", "--without", "MPSSupportsMTLDevice")
     assert result.returncode == 1
     assert result.stderr.strip() == "mps_cpp_example: _MPSSupportsMTLDevice is in no library"
-    sys.path.insert(0, str(TOOLS))
-    try:
-        from check_macho import check
-    finally:
-        sys.path.remove(str(TOOLS))
-    complaints = "\n".join(check(tmp_path / "mps_cpp_example", "arm64", "99.0", []))
+    complaints = "\n".join(check_macho.check(tmp_path / "mps_cpp_example", "arm64", "99.0", []))
     assert "is not for macOS 99.0 and later" in complaints
     assert "links /System/Library/Frameworks/Metal.framework/Versions/A/Metal" in complaints
-    assert "_objc_msgSend_stret does not exist on arm64" in complaints
+    assert "has no code signature" in complaints
+
+
+def test_messages_for_structs_that_arm64_does_not_have(monkeypatch, tmp_path):
+    monkeypatch.setattr(check_macho, "undefined_symbols", lambda path: [("_objc_msgSend_stret", "libobjc", False)])
+    program = tmp_path / "program"
+    assert list(check_macho.symbol_complaints(program, "arm64")) == ["_objc_msgSend_stret does not exist on arm64"]
+    assert list(check_macho.symbol_complaints(program, "x86_64")) == []
 
 
 def test_what_apples_library_lacks_does_not_compile(tmp_path):
