@@ -15,8 +15,10 @@ METAL_CPP = os.environ.get("MPSNN_METAL_CPP_DIR", "")
 
 
 def need(*programs):
+    """Skips the test where a program is neither on the path nor beside this Python, as packages of cmake and ninja are."""
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     for program in programs:
-        if not shutil.which(program):
+        if not shutil.which(program, path=path):
             pytest.skip(f"{program} is not installed")
 
 

@@ -9,11 +9,12 @@ Needs the Python packages ziglang and pybind11, cmake, ninja, llvm, and MPSNN_ME
 
 import argparse
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
-from check_macho import check
+from check_macho import check, find
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[1]
@@ -27,9 +28,11 @@ PROGRAMS = {"mps_cpp_example": "examples/mps_cpp", "live_table": "tests/metal/li
 LIBRARIES = {
     "objc": (
         "/usr/lib/libobjc.A.dylib",
-        "objc_msgSend objc_lookUpClass objc_getProtocol objc_allocateClassPair objc_registerClassPair sel_registerName "
-        "class_addMethod class_addIvar class_addProtocol class_getSuperclass class_getMethodImplementation "
-        "class_getInstanceMethod class_getClassMethod class_getInstanceVariable ivar_getOffset method_getTypeEncoding",
+        (
+            "objc_msgSend objc_lookUpClass objc_getProtocol objc_allocateClassPair objc_registerClassPair sel_registerName "
+            "class_addMethod class_addIvar class_addProtocol class_getSuperclass class_getMethodImplementation "
+            "class_getInstanceMethod class_getClassMethod class_getInstanceVariable class_getName ivar_getOffset method_getTypeEncoding object_getClass"
+        ),
     ),
     "Foundation": (f"{FRAMEWORKS}/Foundation.framework/Versions/C/Foundation", ""),
     "Metal": (
@@ -89,8 +92,25 @@ exec "{zig}" COMMAND -target {target} -fno-sanitize=undefined -Wno-macro-redefin
 
 
 def cmake(arch, source, build, options):
-    environment = os.environ | {"ZIG_MACOS_ARCH": arch, "ZIG_SCRIPTS": str(build / "scripts")}
-    configure = ["cmake", "-S", source, "-B", build, "-G", "Ninja", f"-DCMAKE_TOOLCHAIN_FILE={HERE / 'toolchain.cmake'}"]
+    # cmake and ninja may be Python packages.
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    environment = os.environ | {
+        "PATH": path,
+        "ZIG_MACOS_ARCH": arch,
+        "ZIG_SCRIPTS": str(build / "scripts"),
+        "ZIG_OTOOL": find("llvm-otool") or "",
+        "ZIG_INSTALL_NAME_TOOL": find("llvm-install-name-tool") or "",
+    }
+    configure = [
+        "cmake",
+        "-S",
+        source,
+        "-B",
+        build,
+        "-G",
+        "Ninja",
+        f"-DCMAKE_TOOLCHAIN_FILE={HERE / 'toolchain.cmake'}",
+    ]
     # What is wanted is an answer in a minute: -O0 compiles the same code.
     configure += ["-DCMAKE_BUILD_TYPE=Release", "-DCMAKE_CXX_FLAGS_RELEASE=-O0 -DNDEBUG", *options]
     # Python's symbols, and constants that metal-cpp asks for weakly, are in no stub; check_macho.py sees what else this hides.
@@ -98,6 +118,7 @@ def cmake(arch, source, build, options):
     if directory := os.environ.get("MPSNN_METAL_CPP_DIR"):
         configure.append(f"-DMPSNN_METAL_CPP_DIR={directory}")
     for command in (configure, ["cmake", "--build", build]):
+        command[0] = shutil.which("cmake", path=path) or sys.exit("cmake is missing")
         result = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
         if result.returncode:
             sys.exit(f"{' '.join(map(str, command))}\n{result.stdout[-8000:]}\n{result.stderr[-8000:]}")

@@ -12,10 +12,13 @@ SYSTEM = {"/usr/lib/libSystem.B.dylib", "/usr/lib/libc++.1.dylib"}
 OURS = "@rpath/libmpsnn.dylib"
 
 
+def find(name):
+    """The program, which distributions install under a name with LLVM's version, or None."""
+    return next(filter(None, map(shutil.which, [name, *(f"{name}-{version}" for version in range(30, 13, -1))])), None)
+
+
 def tool(name, *arguments):
-    program = next((p for p in (name, f"{name}-14") if shutil.which(p)), None)
-    if not program:
-        sys.exit(f"{name} is missing: it is part of LLVM")
+    program = find(name) or sys.exit(f"{name} is missing: it is part of LLVM")
     return subprocess.run([program, *arguments], capture_output=True, text=True, check=True).stdout
 
 
