@@ -42,8 +42,11 @@ struct ColumnProduct {
   float* c;
   std::size_t c_stride;
   bool overwrites;
+  const char* ahead[2];        ///< what will be needed later: fetched while the tile is computed, ...
+  std::size_t ahead_bytes[2];  ///< ... so many bytes for every four pixels, at most 64
 };
-using ColumnTile = void (*)(const ColumnProduct&);
+/// Advances product.ahead.
+using ColumnTile = void (*)(ColumnProduct& product);
 
 constexpr int kMaxPieceRows = 14, kMaxPieceVectors = 4;
 

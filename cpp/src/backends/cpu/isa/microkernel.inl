@@ -262,13 +262,17 @@ void piece_tile(const PieceProduct& product) {
 }
 
 template <int Rows, int Vectors>
-void sum_tile(const ColumnProduct& product) {
+void sum_tile(ColumnProduct& product) {
   constexpr int kStep = Vectors * kLanes;
   Vector sum[Rows][Vectors] = {};
   const float* b = product.b;
   std::size_t stride = product.a_stride * sizeof(float), stride3 = 3 * stride;
   make_opaque(stride);
   make_opaque(stride3);
+#pragma GCC unroll 16
+  for (int i = 0; i < Rows; ++i)
+#pragma GCC unroll 4
+    for (int j = 0; j < Vectors * kLanes; j += 16) __builtin_prefetch(product.c + i * product.c_stride + j, 1);
   const char* p = nullptr;
   const auto step = [&]<int K, int... I>(Numbers<K>, Numbers<I...>) __attribute__((always_inline)) {
     Vector right[Vectors];
@@ -282,6 +286,7 @@ void sum_tile(const ColumnProduct& product) {
     (row(Numbers<I>{}), ...);
   };
   constexpr typename NumbersBelow<Rows>::Type kAll{};
+  const char *ahead0 = product.ahead[0], *ahead1 = product.ahead[1];
   for (std::size_t line = 0; line < product.line_count; ++line) {
     p = reinterpret_cast<const char*>(product.lines[line] + product.offset);
     std::size_t pixel = 0;
@@ -294,6 +299,10 @@ void sum_tile(const ColumnProduct& product) {
       b += 4 * kStep;
       make_opaque(p);
       make_opaque(b);
+      __builtin_prefetch(ahead0, 0, 2);
+      __builtin_prefetch(ahead1, 0, 2);
+      ahead0 += product.ahead_bytes[0];
+      ahead1 += product.ahead_bytes[1];
     }
     for (; pixel < product.pixels; ++pixel) {
       step(Numbers<0>{}, kAll);
@@ -301,6 +310,8 @@ void sum_tile(const ColumnProduct& product) {
       b += kStep;
     }
   }
+  product.ahead[0] = ahead0;
+  product.ahead[1] = ahead1;
 #pragma GCC unroll 16
   for (int i = 0; i < Rows; ++i) {
 #pragma GCC unroll 4
