@@ -425,8 +425,10 @@ void count_bits(std::size_t rows, std::size_t words, const std::uint64_t* a, con
     for (std::size_t i = 0; i < words; ++i) counts[r] += met(a[i], b[i]);
 }
 
+#include "backends/cpu/isa/depthwise.inl"
+
 constexpr Isa make_isa(const char* name) {
-  return {name, kRows, kVectors, kLanes, kRowTiles.tiles, kColumnTiles.tiles, kPieceTiles.tiles, kPieceTiles.sums, kPieceRows, sum_products, sum_rows,
+  return {name, kRows, kVectors, kLanes, kRowTiles.tiles, kColumnTiles.tiles, kPieceTiles.tiles, kPieceTiles.sums, kPieceRows, sum_products, depthwise_run, depthwise_sum, sum_rows,
           count_bits<false>, count_bits<true>};
 }
 
