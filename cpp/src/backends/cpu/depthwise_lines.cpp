@@ -70,6 +70,8 @@ struct DepthwisePass {
     run.tap_step = std::size_t(across.dilation) * channels;
     run.weight_step = run.channels = channels;
     run.result_step = std::size_t(x.step) * channels;
+    run.new_lines = y.axis.stride;
+    run.ahead = y.axis.stride * source_line;
     run.start = start;
     const auto run_pixels = [&](Range pixels, Range taps) {
       run.line_count = taps.size() > 0 ? taps_y.size() : 0;
@@ -116,7 +118,10 @@ class DepthwiseLines final : public Kernel {
     if (version_.is_stale(call))
       for (DepthwisePass& pass : passes_) pass.pack(call.input<float>(1), layout_);
     const std::size_t line = std::size_t(width_) * channels_;
-    parallel_ranges(images_ * groups_, line * std::max(1, taps_), [&](std::size_t begin, std::size_t end, int thread) {
+    // Neighbouring lines read the same lines: a task has several of them.
+    const std::size_t count = images_ * groups_, tasks = std::min(count, std::clamp(count * line * taps_ / kTaskWork, kFewestTasks, kMostTasks));
+    parallel_for(tasks, [&](std::size_t task, int thread) {
+      const std::size_t begin = part_begin(count, task, tasks), end = part_begin(count, task + 1, tasks);
       auto** pointers = reinterpret_cast<const float**>(static_cast<float*>(call.scratch) + thread * thread_.floats() + pointers_offset_);
       for (std::size_t index = begin; index < end; ++index) {
         const std::size_t image = index / groups_;
@@ -134,6 +139,8 @@ class DepthwiseLines final : public Kernel {
   }
 
  private:
+  /// Some 5 microseconds of multiply-adds, and how many tasks there should be.
+  static constexpr std::size_t kTaskWork = 250000, kFewestTasks = 2, kMostTasks = 48;
   int step() const { return passes_[0].y.step; }
 
   const Isa& isa_;
@@ -157,6 +164,8 @@ class DepthwiseLinesWeightGradient final : public Kernel {
     const std::size_t pixels = lines_ * std::max(0, x_.output);
     parts_ = std::clamp<std::size_t>(std::min(pixels / kPartPixels, lines_), 1, kParts);
     bias_pixels_ = is_transposed ? std::size_t(std::max(0, images)) * y_.input * x_.input : pixels;
+    // Few pixels, as of a deep layer, are shared out by channels.
+    channel_parts_ = std::clamp<std::size_t>(kFewestTasks / parts_, 1, std::max(1, channels_ / kPartChannels));
     sums_offset_ = scratch_.add(parts_ * taps_ * channels_);
     bias_offset_ = scratch_.add(pixel_sum_parts(bias_pixels_) * channels_);
   }
@@ -174,47 +183,64 @@ class DepthwiseLinesWeightGradient final : public Kernel {
     const float* source = call.input<float>(is_transposed_ ? 0 : 1);
     float* sums = scratch + sums_offset_;
     const std::size_t count = std::size_t(taps_) * channels_;
-    parallel_for(parts_, [&](std::size_t part, int) {
-      std::fill_n(sums + part * count, count, 0.0f);
+    parallel_for(parts_ * channel_parts_, [&](std::size_t task, int) {
+      const std::size_t part = task / channel_parts_, channel_part = task % channel_parts_, units = ceil_divide(channels_, isa_.lanes);
+      const Range channels{static_cast<int>(part_begin(units, channel_part, channel_parts_)) * isa_.lanes,
+                           std::min(channels_, static_cast<int>(part_begin(units, channel_part + 1, channel_parts_)) * isa_.lanes)};
+      float* to = sums + part * count;
+      for (int tap = 0; tap < taps_; ++tap) std::fill_n(to + std::size_t(tap) * channels_ + channels.begin, channels.size(), 0.0f);
       const std::size_t end = part_begin(lines_, part + 1, parts_);
-      for (std::size_t line = part_begin(lines_, part, parts_); line < end;) line = add_lines(line, end, incoming, source, sums + part * count);
+      for (std::size_t line = part_begin(lines_, part, parts_); line < end;) line = add_lines(line, end, channels, incoming, source, to);
     });
-    parallel_ranges(count, parts_, [&](std::size_t begin, std::size_t end, int) {
-      for (std::size_t k = begin; k < end; ++k) {
-        float total = sums[k];
-        for (std::size_t part = 1; part < parts_; ++part) total += sums[part * count + k];
-        const int tap = static_cast<int>(k / channels_), channel = static_cast<int>(k % channels_);
-        layout_.at(weights, channel)[tap / x_.kernel * layout_.y + tap % x_.kernel * layout_.x] = total;
-      }
+    parallel_ranges(ceil_divide(channels_, kPartChannels), parts_ * taps_ * kPartChannels, [&](std::size_t begin, std::size_t end, int) {
+      for (std::size_t block = begin; block < end; ++block) add_parts(static_cast<int>(block) * kPartChannels, sums, weights);
     });
   }
 
  private:
-  static constexpr std::size_t kPartPixels = 512, kParts = 32;
+  static constexpr std::size_t kPartPixels = 512, kParts = 32, kFewestTasks = 16;
+  static constexpr int kPartChannels = 32;
+  /// Pixels of a call: few enough for their lines to stay in the first-level cache.
+  static constexpr int kCallPixels = 64;
+
+  /// Adds the parts of some channels up in their order, and stores them.
+  void add_parts(int first, const float* sums, float* weights) const {
+    const int channels = std::min(kPartChannels, channels_ - first);
+    for (int tap = 0; tap < taps_; ++tap) {
+      float total[kPartChannels] = {};
+      for (std::size_t part = 0; part < parts_; ++part) {
+        const float* from = sums + (part * taps_ + tap) * channels_ + first;
+        for (int c = 0; c < channels; ++c) total[c] += from[c];
+      }
+      float* to = layout_.at(weights, first) + tap / x_.kernel * layout_.y + tap % x_.kernel * layout_.x;
+      for (int c = 0; c < channels; ++c) to[c * layout_.group] = total[c];
+    }
+  }
 
   /// Adds lines [line, ...) of one image that have the same taps inside, and returns the next.
-  std::size_t add_lines(std::size_t line, std::size_t end, const float* incoming, const float* source, float* sums) const {
+  std::size_t add_lines(std::size_t line, std::size_t end, Range channels, const float* incoming, const float* source, float* sums) const {
     const std::size_t image = line / y_.output;
     const int i = static_cast<int>(line % y_.output);
     const Range taps = y_.taps_inside(i);
     int count = 1;
-    while (line + count < end && i + count < y_.output && y_.taps_inside(i + count) == taps) ++count;
+    const int most = std::max(1, kCallPixels / x_.output);
+    while (count < most && line + count < end && i + count < y_.output && y_.taps_inside(i + count) == taps) ++count;
     if (taps.size() > 0) {
       const float* from = source + (image * y_.input + y_.tap(i, taps.begin)) * x_.input * channels_;
-      for (int j = 0; j < inner_.begin; ++j) add(line, count, {j, j + 1}, taps, x_.taps_inside(j), incoming, from, sums);
-      if (inner_.size() > 0) add(line, count, inner_, taps, {0, x_.kernel}, incoming, from, sums);
-      for (int j = inner_.end; j < x_.output; ++j) add(line, count, {j, j + 1}, taps, x_.taps_inside(j), incoming, from, sums);
+      for (int j = 0; j < inner_.begin; ++j) add(line, count, {j, j + 1}, taps, x_.taps_inside(j), channels, incoming, from, sums);
+      if (inner_.size() > 0) add(line, count, inner_, taps, {0, x_.kernel}, channels, incoming, from, sums);
+      for (int j = inner_.end; j < x_.output; ++j) add(line, count, {j, j + 1}, taps, x_.taps_inside(j), channels, incoming, from, sums);
     }
     return line + count;
   }
 
-  void add(std::size_t line, int lines, Range pixels, Range taps_y, Range taps_x, const float* incoming, const float* source,
-           float* sums) const {
+  void add(std::size_t line, int lines, Range pixels, Range taps_y, Range taps_x, Range part, const float* incoming,
+           const float* source, float* sums) const {
     if (taps_x.size() == 0) return;
     const std::size_t channels = channels_, source_line = x_.input * channels;
-    isa_.depthwise_sum({.incoming = incoming + (line * x_.output + pixels.begin) * channels,
-                        .source = source + x_.tap(pixels.begin, taps_x.begin) * channels,
-                        .sums = sums + (std::size_t(taps_y.begin) * x_.kernel + taps_x.begin) * channels,
+    isa_.depthwise_sum({.incoming = incoming + (line * x_.output + pixels.begin) * channels + part.begin,
+                        .source = source + x_.tap(pixels.begin, taps_x.begin) * channels + part.begin,
+                        .sums = sums + (std::size_t(taps_y.begin) * x_.kernel + taps_x.begin) * channels + part.begin,
                         .lines = lines,
                         .pixels = pixels.size(),
                         .taps_y = taps_y.size(),
@@ -227,7 +253,7 @@ class DepthwiseLinesWeightGradient final : public Kernel {
                         .source_tap = x_.dilation * channels,
                         .sum_line = x_.kernel * channels,
                         .sum_tap = channels,
-                        .channels = channels});
+                        .channels = std::size_t(part.size())});
   }
 
   const Isa& isa_;
@@ -236,7 +262,7 @@ class DepthwiseLinesWeightGradient final : public Kernel {
   bool is_transposed_;
   int channels_, taps_;
   Range inner_;
-  std::size_t lines_, parts_ = 1, bias_pixels_ = 0, sums_offset_ = 0, bias_offset_ = 0;
+  std::size_t lines_, parts_ = 1, channel_parts_ = 1, bias_pixels_ = 0, sums_offset_ = 0, bias_offset_ = 0;
   ScratchLayout scratch_;
 };
 

@@ -10,6 +10,9 @@ inline __attribute__((always_inline)) void depthwise_pixels(const DepthwiseRun& 
   for (int line = 0; line < run.line_count; ++line) {
     const float* x = run.lines[line] + c + first * run.pixel_step;
     const float* w = run.weights[line] + c;
+    if (line + run.new_lines >= run.line_count)
+#pragma GCC unroll 16
+      for (int j = 0; j < Pixels * (Step > 0 ? Step : 1); ++j) __builtin_prefetch(x + j * run.tap_step + run.ahead, 0, 2);
     if constexpr (Taps > 0) {
       Vector weight[Taps];
 #pragma GCC unroll 5
@@ -33,17 +36,23 @@ inline __attribute__((always_inline)) void depthwise_pixels(const DepthwiseRun& 
   for (int r = 0; r < Pixels; ++r) store(run.result + c + (first + r) * run.result_step, sum[r]);
 }
 
+/// All channels of some pixels, as they lie in memory.
+template <int Taps, int Step, int Pixels>
+inline __attribute__((always_inline)) void depthwise_tile(const DepthwiseRun& run, int& pixel) {
+  // The last vector overlaps the one before it: what both compute is the same.
+  std::size_t c = 0;
+  for (; c + kLanes <= run.channels; c += kLanes) depthwise_pixels<Taps, Step, Pixels>(run, c, pixel);
+  if (c < run.channels) depthwise_pixels<Taps, Step, Pixels>(run, run.channels - kLanes, pixel);
+  pixel += Pixels;
+}
+
 template <int Taps, int Step>
 void depthwise_vectors(const DepthwiseRun& run) {
-  // The last vector overlaps the one before it: what both compute is the same.
-  for (std::size_t c = 0; c < run.channels; c += kLanes) {
-    const std::size_t at = c + kLanes > run.channels ? run.channels - kLanes : c;
-    int pixel = 0;
-    for (; pixel + 8 <= run.pixels; pixel += 8) depthwise_pixels<Taps, Step, 8>(run, at, pixel);
-    if (run.pixels - pixel >= 4) depthwise_pixels<Taps, Step, 4>(run, at, pixel), pixel += 4;
-    if (run.pixels - pixel >= 2) depthwise_pixels<Taps, Step, 2>(run, at, pixel), pixel += 2;
-    if (run.pixels - pixel >= 1) depthwise_pixels<Taps, Step, 1>(run, at, pixel);
-  }
+  int pixel = 0;
+  while (run.pixels - pixel >= 8) depthwise_tile<Taps, Step, 8>(run, pixel);
+  if (run.pixels - pixel >= 4) depthwise_tile<Taps, Step, 4>(run, pixel);
+  if (run.pixels - pixel >= 2) depthwise_tile<Taps, Step, 2>(run, pixel);
+  if (run.pixels - pixel >= 1) depthwise_tile<Taps, Step, 1>(run, pixel);
 }
 
 /// Fewer channels than a vector has.
@@ -96,18 +105,22 @@ inline __attribute__((always_inline)) void add_pixels(const DepthwiseSum& sum, c
   }
 }
 
+/// A stretch of kStretch pixels of a few lines and channels is short enough for its lines to be read as they lie in memory.
+constexpr int kStretch = 32;
+
 template <int TapsY, int TapsX, int Step>
-void depthwise_add(const DepthwiseSum& sum, int first_y, int first_x) {
+void depthwise_add(const DepthwiseSum& sum, int first_y, int first_x, int first, int last) {
   for (std::size_t c = 0; c < sum.channels; c += kLanes) {
     const int overlap = c + kLanes > sum.channels ? static_cast<int>(c + kLanes - sum.channels) : 0;
     Vector total[TapsY][TapsX] = {};
     for (int line = 0; line < sum.lines; ++line) {
-      const float* e = sum.incoming + line * sum.incoming_line + (c - overlap);
-      const float* x = sum.source + line * sum.source_line + first_y * sum.source_tap_line + first_x * sum.source_tap + (c - overlap);
-      int pixel = 0;
-      for (; pixel + 4 <= sum.pixels; pixel += 4, e += 4 * sum.incoming_pixel, x += 4 * sum.source_pixel)
+      const float* e = sum.incoming + line * sum.incoming_line + first * sum.incoming_pixel + (c - overlap);
+      const float* x = sum.source + line * sum.source_line + first_y * sum.source_tap_line + first_x * sum.source_tap +
+                       first * sum.source_pixel + (c - overlap);
+      int pixel = first;
+      for (; pixel + 4 <= last; pixel += 4, e += 4 * sum.incoming_pixel, x += 4 * sum.source_pixel)
         add_pixels<TapsY, TapsX, Step, 4>(sum, e, x, total);
-      for (; pixel < sum.pixels; ++pixel, e += sum.incoming_pixel, x += sum.source_pixel)
+      for (; pixel < last; ++pixel, e += sum.incoming_pixel, x += sum.source_pixel)
         add_pixels<TapsY, TapsX, Step, 1>(sum, e, x, total);
     }
 #pragma GCC unroll 3
@@ -158,23 +171,31 @@ void depthwise_add_scalars(const DepthwiseSum& sum) {
   }
 }
 
+template <int TapsX, int Step>
+void depthwise_add_taps(const DepthwiseSum& sum) {
+  for (int first = 0; first < sum.pixels; first += kStretch) {
+    const int last = first + kStretch < sum.pixels ? first + kStretch : sum.pixels;
+    int ty = 0;
+    if constexpr (TapsX <= 3) {
+      for (; ty + 3 <= sum.taps_y; ty += 3) depthwise_add<3, TapsX, Step>(sum, ty, 0, first, last);
+      if (sum.taps_y - ty == 2) depthwise_add<2, TapsX, Step>(sum, ty, 0, first, last), ty += 2;
+    }
+    for (; ty < sum.taps_y; ++ty) depthwise_add<1, TapsX, Step>(sum, ty, 0, first, last);
+  }
+}
+
 template <int Step>
 bool depthwise_add_step(const DepthwiseSum& sum) {
-  if (sum.taps_x == 3) {
-    int ty = 0;
-    for (; ty + 3 <= sum.taps_y; ty += 3) depthwise_add<3, 3, Step>(sum, ty, 0);
-    if (sum.taps_y - ty == 2) depthwise_add<2, 3, Step>(sum, ty, 0);
-    if (sum.taps_y - ty == 1) depthwise_add<1, 3, Step>(sum, ty, 0);
-    return true;
-  }
-  if (sum.taps_x != 5) return false;
-  for (int ty = 0; ty < sum.taps_y; ++ty) depthwise_add<1, 5, Step>(sum, ty, 0);
-  return true;
+  if (sum.taps_x == 1) return depthwise_add_taps<1, Step>(sum), true;
+  if (sum.taps_x == 2) return depthwise_add_taps<2, Step>(sum), true;
+  if (sum.taps_x == 3) return depthwise_add_taps<3, Step>(sum), true;
+  if (sum.taps_x == 5) return depthwise_add_taps<5, Step>(sum), true;
+  return false;
 }
 
 void depthwise_sum(const DepthwiseSum& sum) {
   if (sum.channels < kLanes) return depthwise_add_scalars(sum);
-  if (sum.source_pixel == sum.source_tap && depthwise_add_step<1>(sum)) return;
+  if ((sum.source_pixel == sum.source_tap || sum.pixels == 1) && depthwise_add_step<1>(sum)) return;
   if (sum.source_pixel == 2 * sum.source_tap && depthwise_add_step<2>(sum)) return;
   for (int ty = 0; ty < sum.taps_y; ++ty)
     for (int tx = 0; tx < sum.taps_x; ++tx) depthwise_add_tap(sum, ty, tx);

@@ -55,6 +55,8 @@ struct DepthwiseRun {
   const float* const* weights;
   int line_count, taps, pixels;
   std::size_t pixel_step, tap_step, weight_step, result_step, channels;
+  int new_lines;      ///< the last so many lines are read here first: meanwhile, ...
+  std::size_t ahead;  ///< ... what lies so many floats behind them is fetched for the next run
   const float* start;
   float* result;
 };
