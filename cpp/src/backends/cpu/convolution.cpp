@@ -161,6 +161,7 @@ std::unique_ptr<Kernel> make_forward(const ConvolutionGeometry& geometry, const 
       choose({ConvolutionPass::forward, geometry, images, precision, epilogue.sub_pixel_scale});
   if (choice.algorithm == ConvolutionAlgorithm::direct)
     return explain(make_depthwise_forward(geometry, layout, images, epilogue), choice);
+  if (auto kernel = make_fully_connected_forward(geometry, layout, images, epilogue)) return explain(std::move(kernel), choice);
   std::vector<Correlation> correlations;
   correlations.push_back(forward_correlation(geometry, layout, images, epilogue.sub_pixel_scale));
   return explain(std::make_unique<CorrelationKernel>(std::move(correlations), geometry, images, geometry.output_channels,
@@ -176,6 +177,7 @@ std::unique_ptr<Kernel> make_data_gradient(const ConvolutionGeometry& geometry, 
     return explain(make_depthwise_data_gradient(geometry, layout, images, epilogue), choice);
   if (choice.algorithm == ConvolutionAlgorithm::columns)
     return explain(make_column_gradient(geometry, layout, images, epilogue), choice);
+  if (auto kernel = make_fully_connected_data_gradient(geometry, layout, images, epilogue)) return explain(std::move(kernel), choice);
   const bool clamps =
       geometry.edge_mode == ImageEdgeMode::Clamp && !(geometry.window.y.is_inside() && geometry.window.x.is_inside());
   ConvolutionGeometry enlarged = geometry;

@@ -319,6 +319,8 @@ std::unique_ptr<Kernel> make_weight_gradient(const ConvolutionGeometry& geometry
   const ConvolutionChoice choice = choose({ConvolutionPass::weight_gradient, geometry, images, precision});
   if (choice.algorithm == ConvolutionAlgorithm::direct)
     return explain(make_depthwise_weight_gradient(geometry, layout, images, is_transposed), choice);
+  if (!is_transposed)
+    if (auto kernel = make_fully_connected_weight_gradient(geometry, layout, images)) return explain(std::move(kernel), choice);
   return explain(std::make_unique<WeightGradientKernel>(geometry, layout, images, is_transposed), choice);
 }
 

@@ -91,6 +91,9 @@ struct Isa {
   /// result[i] = start[i] + sum over t < terms of a[t][i] * b[t][i], i < count. `start` may be null (zeros) or `result`.
   void (*sum_products)(std::size_t count, std::size_t terms, const float* const* a, const float* const* b, const float* start,
                        float* result);
+  /// c[i][j] = sum over k < depth of a[k * a_stride + i] * b[k * b_stride + j], written past the caches where c's rows allow it.
+  void (*stream_product)(std::size_t rows, std::size_t columns, std::size_t depth, const float* a, std::size_t a_stride, const float* b,
+                         std::size_t b_stride, float* c, std::size_t c_stride);
   void (*depthwise_run)(const DepthwiseRun&);
   void (*depthwise_sum)(const DepthwiseSum&);
   /// result[i] += sum over r < rows of a[r * stride + i], i < count.
