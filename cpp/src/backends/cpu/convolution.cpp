@@ -101,8 +101,11 @@ class CorrelationKernel final : public Kernel {
     float* result = call.output<float>(0);
     if (!result) return;
     float* scratch = static_cast<float*>(call.scratch);
-    if (version_.is_stale(call))
-      for (Correlation& correlation : correlations_) correlation.pack(call.input<float>(1), folds_ ? nullptr : bias);
+    const bool is_stale = version_.is_stale(call);
+    for (Correlation& correlation : correlations_) {
+      if (is_stale) correlation.pack(call.input<float>(1), folds_ ? nullptr : bias);
+      else correlation.keep_weights();
+    }
     float* target = folds_ ? scratch : result;
     const bool fuses = has_neuron_ && has_whole_pixels_ && !folds_;
     parallel_for(task_count_, [&](std::size_t task, int thread) {

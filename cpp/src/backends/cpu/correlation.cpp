@@ -89,10 +89,13 @@ std::string Correlation::algorithm() const {
 
 void Correlation::pack(const float* weights, const float* bias) {
   const int panels = packed_.panels(), blocks = packed_.blocks();
-  parallel_for(std::size_t(shape_.groups) * panels * blocks, [&](std::size_t task, int) {
-    pack_panel(weights, static_cast<int>(task / panels / blocks), static_cast<int>(task / panels % blocks),
-               static_cast<int>(task % panels));
-  });
+  unpacked_ = packs_in_tasks() ? weights : nullptr;
+  if (!unpacked_) {
+    parallel_for(std::size_t(shape_.groups) * panels * blocks, [&](std::size_t task, int) {
+      pack_panel(weights, static_cast<int>(task / panels / blocks), static_cast<int>(task / panels % blocks),
+                 static_cast<int>(task % panels));
+    });
+  }
   if (!bias) return;
   const int channels = packed_.columns();
   for (int group = 0; group < shape_.groups; ++group)
@@ -100,7 +103,7 @@ void Correlation::pack(const float* weights, const float* bias) {
                 start_.data() + std::ptrdiff_t(group) * packed_.padded_columns());
 }
 
-void Correlation::pack_panel(const float* weights, int group, int block, int panel) {
+void Correlation::pack_panel(const float* weights, int group, int block, int panel) const {
   const int channels = shape_.source_channels / shape_.groups, taps_x = static_cast<int>(weights_.taps_x.size());
   float* to = packed_weights_.data() + group * packed_.count() + packed_.offset(block, panel);
   const float* from =
@@ -159,8 +162,10 @@ void Correlation::multiply(const Stretch* stretches, int lines, const Tile& tile
   for (int group = tile.units.begin / panels; group * panels < tile.units.end; ++group) {
     const int first = std::max(0, tile.units.begin - group * panels), last = std::min(panels, tile.units.end - group * panels);
     for (int block = 0; block < packed_.blocks(); ++block)
-      for (int panel = first; panel < last; ++panel)
+      for (int panel = first; panel < last; ++panel) {
+        if (unpacked_) pack_panel(unpacked_, group, block, panel);
         multiply_panel(stretches, lines, tile.columns.size(), group, block, panel);
+      }
   }
 }
 

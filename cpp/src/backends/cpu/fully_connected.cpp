@@ -139,7 +139,7 @@ class FullyConnectedWeightGradient final : public Kernel {
 };
 
 /// Images whose rows of results fit into the tiles' registers, and weights that are worth it.
-constexpr int kMostImages = 64, kFewImages = 16;
+constexpr int kMostImages = 64, kFewImages = 16, kFewestOutputs = 64;
 constexpr std::size_t kStreamedFloats = std::size_t(2) << 20;
 
 bool is_fully_connected(const ConvolutionGeometry& geometry, const WeightLayout& layout, int images, int most_images) {
@@ -153,7 +153,7 @@ bool is_fully_connected(const ConvolutionGeometry& geometry, const WeightLayout&
 std::unique_ptr<Kernel> make_fully_connected_forward(const ConvolutionGeometry& geometry, const WeightLayout& layout, int images,
                                                      const Epilogue& epilogue) {
   const int most = std::min(kMostImages, isa().lanes * (isa().piece_rows[3] > 0 ? 4 : isa().piece_rows[2] > 0 ? 3 : 2));
-  if (epilogue.sub_pixel_scale > 1 || !is_fully_connected(geometry, layout, images, most)) return nullptr;
+  if (epilogue.sub_pixel_scale > 1 || geometry.output_channels < kFewestOutputs || !is_fully_connected(geometry, layout, images, most)) return nullptr;
   return std::make_unique<FullyConnectedForward>(geometry.input_channels, geometry.output_channels, images, epilogue);
 }
 
