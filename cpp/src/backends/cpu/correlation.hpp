@@ -71,6 +71,7 @@ class Correlation {
   std::size_t result_pixel(std::size_t line, int column) const;
 
   const Isa& isa_;
+  int merged_;  ///< groups that share the vectors of one wider group, with zeros between them
   CorrelationShape shape_;
   CorrelationWeights weights_;
   SourceLines source_lines_;
