@@ -40,7 +40,7 @@ class Kernel {
   virtual ~Kernel() = default;
   virtual std::size_t scratch_bytes() const { return 0; }
   virtual void run(const KernelCall& call) = 0;
-  /// What plan() prints: the algorithm chosen and why, e.g. "im2col GEMM 6x16".
+  /// What plan() prints: the algorithm chosen and why, e.g. "implicit GEMM 6x16".
   virtual std::string algorithm() const { return "direct"; }
 };
 

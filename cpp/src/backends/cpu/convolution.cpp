@@ -102,8 +102,11 @@ class CorrelationKernel final : public Kernel {
     float* result = call.output<float>(0);
     if (!result) return;
     float* scratch = static_cast<float*>(call.scratch);
-    if (version_.is_stale(call))
-      for (Correlation& correlation : correlations_) correlation.pack(call.input<float>(1), folds_ ? nullptr : bias);
+    const bool is_stale = version_.is_stale(call);
+    for (Correlation& correlation : correlations_) {
+      if (is_stale) correlation.pack(call.input<float>(1), folds_ ? nullptr : bias);
+      else correlation.keep_weights();
+    }
     float* target = folds_ ? scratch : result;
     const bool fuses = has_neuron_ && has_whole_pixels_ && !folds_;
     parallel_for(task_count_, [&](std::size_t task, int thread) {
@@ -169,6 +172,7 @@ std::unique_ptr<Kernel> make_forward(const ConvolutionGeometry& geometry, const 
     return explain(make_depthwise_forward(geometry, layout, images, epilogue), choice);
   if (is_winograd(choice))
     return explain(make_winograd_forward(geometry, layout, images, epilogue, precision, by_channels(choice)), choice);
+  if (auto kernel = make_fully_connected_forward(geometry, layout, images, epilogue)) return explain(std::move(kernel), choice);
   std::vector<Correlation> correlations;
   correlations.push_back(forward_correlation(geometry, layout, images, epilogue.sub_pixel_scale));
   return explain(std::make_unique<CorrelationKernel>(std::move(correlations), geometry, images, geometry.output_channels,
@@ -186,6 +190,7 @@ std::unique_ptr<Kernel> make_data_gradient(const ConvolutionGeometry& geometry, 
     return explain(make_column_gradient(geometry, layout, images, epilogue), choice);
   if (is_winograd(choice))
     return explain(make_winograd_data_gradient(geometry, layout, images, epilogue, precision, by_channels(choice)), choice);
+  if (auto kernel = make_fully_connected_data_gradient(geometry, layout, images, epilogue)) return explain(std::move(kernel), choice);
   const bool clamps =
       geometry.edge_mode == ImageEdgeMode::Clamp && !(geometry.window.y.is_inside() && geometry.window.x.is_inside());
   ConvolutionGeometry enlarged = geometry;

@@ -46,6 +46,22 @@ std::unique_ptr<Kernel> make_depthwise_data_gradient(const ConvolutionGeometry& 
 std::unique_ptr<Kernel> make_depthwise_weight_gradient(const ConvolutionGeometry& geometry, const WeightLayout& layout,
                                                        int images, bool is_transposed);
 
+// Fully connected layers of few images (fully_connected.cpp); null for anything else. Same operands, natural layout of the weights.
+std::unique_ptr<Kernel> make_fully_connected_forward(const ConvolutionGeometry& geometry, const WeightLayout& layout, int images,
+                                                     const Epilogue& epilogue);
+std::unique_ptr<Kernel> make_fully_connected_data_gradient(const ConvolutionGeometry& geometry, const WeightLayout& layout, int images,
+                                                           const Epilogue& epilogue);
+std::unique_ptr<Kernel> make_fully_connected_weight_gradient(const ConvolutionGeometry& geometry, const WeightLayout& layout, int images);
+
+// The same without channel multiplier and without clamped edges (depthwise_lines.cpp), the common case.
+bool has_plain_lines(const ConvolutionGeometry& geometry);
+std::unique_ptr<Kernel> make_depthwise_lines_forward(const ConvolutionGeometry& geometry, const WeightLayout& layout, int images,
+                                                     const Epilogue& epilogue);
+std::unique_ptr<Kernel> make_depthwise_lines_data_gradient(const ConvolutionGeometry& geometry, const WeightLayout& layout,
+                                                           int images, const Epilogue& epilogue);
+std::unique_ptr<Kernel> make_depthwise_lines_weight_gradient(const ConvolutionGeometry& geometry, const WeightLayout& layout,
+                                                             int images, bool is_transposed);
+
 /// The same kernel, whose algorithm() also says why it was chosen.
 std::unique_ptr<Kernel> explain(std::unique_ptr<Kernel> kernel, const ConvolutionChoice& choice);
 

@@ -10,11 +10,13 @@
 namespace mpsnn::cpu {
 namespace {
 
-/// Pixels in one chain of additions. With AVX-512, 192 rows of a panel of the incoming gradient take 48 KiB.
-constexpr int kChain = 192;
+/// Pixels in one chain of additions. With AVX-512, 128 rows of a panel of the incoming gradient take 32 KiB.
+constexpr int kChain = 128;
+/// The pixels of a chain, a multiple of 4 KiB apart, would all want the same 8 or 12 lines of the first-level cache.
+constexpr int kCollidingFloats = 1024;
 /// Floats of copied lines that a thread prepares at a time: 192 KiB.
 constexpr std::size_t kCopiedFloats = 49152;
-/// Output channels of a task: a chain of the incoming gradient takes 192 KiB.
+/// Output channels of a task: a chain of the incoming gradient takes 128 KiB.
 constexpr int kOutputs = 256;
 /// Tasks wanted, unless they would have less than some 10 microseconds of work; parts of the sum over pixels have at least
 /// kPartPixels, and their private sums stay below kPartFloats (16 MiB).
@@ -63,7 +65,7 @@ class WeightGradientKernel final : public Kernel {
         geometry_(geometry),
         layout_(layout),
         images_(images),
-        source_(geometry.window, geometry.input_channels, geometry.groups, geometry.edge_mode),
+        source_(geometry.window, geometry.input_channels, geometry.groups, geometry.edge_mode, kCollidingFloats),
         outputs_(geometry.output_channels / geometry.groups),
         padded_(round_up(outputs_, isa_.lanes)),
         depth_(source_.depth()),
@@ -180,10 +182,27 @@ class WeightGradientKernel final : public Kernel {
         for (int column = all.begin; column < all.end; column += chain_columns_) {
           const Chain chain{patches + line, std::min(chain_lines_, lines - line), {column, std::min(all.end, column + chain_columns_)},
                             is_flat_ ? column : (unit + line) * columns_ + column};
-          add_chain(chain, column - all.begin, rows, columns, incoming, sums, scratch, is_first);
+          ColumnProduct product;
+          look_ahead(chain, rows, columns, incoming, source, product);
+          product.overwrites = is_first;
+          add_chain(chain, column - all.begin, rows, columns, incoming, sums, scratch, product);
           is_first = false;
         }
       }
+    }
+  }
+
+  /// The next chain's pixels of both images lie behind this chain's: they are fetched meanwhile. The source's share of a chain is as
+  /// large as the ratio of the images.
+  void look_ahead(const Chain& chain, Range rows, Range columns, const float* incoming, const float* source, ColumnProduct& product) const {
+    const double first = double(chain.first_pixel) + chain.pixels();
+    const double source_floats = double(images_) * geometry_.window.y.input * geometry_.window.x.input * geometry_.input_channels / (lines_ * columns_);
+    const double floats[2] = {double(geometry_.output_channels), source_floats};
+    const float* images[2] = {incoming, source};
+    const double tiles = double(rows.size()) * columns.size() * geometry_.groups / (isa_.piece_rows[vectors_ - 1] * vectors_ * isa_.lanes);
+    for (int i = 0; i < 2; ++i) {
+      product.ahead[i] = reinterpret_cast<const char*>(images[i] + static_cast<std::size_t>(first * floats[i]));
+      product.ahead_bytes[i] = static_cast<std::size_t>(std::min(64.0, 16 * floats[i] / std::max(1.0, tiles) + 1));
     }
   }
 
@@ -194,30 +213,36 @@ class WeightGradientKernel final : public Kernel {
 
   /// Adds the products of a chain's pixels; its first patch is `skipped` columns behind patches[0].
   void add_chain(const Chain& chain, int skipped, Range rows, Range columns, const float* incoming, float* sums, float* scratch,
-                 bool overwrites) const {
-    ColumnProduct product;
+                 ColumnProduct& product) const {
     product.lines = chain.patches;
     product.line_count = chain.lines;
     product.pixels = chain.columns.size();
     product.a_stride = source_.stride();
     product.c_stride = sum_stride();
-    product.overwrites = overwrites;
-    const int panel = vectors_ * isa_.lanes;
+    const int panel = vectors_ * isa_.lanes, pixels = chain.pixels();
+    float* packed = scratch + packed_offset_;
     for (int group = 0; group < geometry_.groups; ++group) {
       const float* from = incoming + chain.first_pixel * geometry_.output_channels + std::ptrdiff_t(group) * outputs_;
+      if (packs_) pack(from, pixels, columns, packed);
       for (int column = columns.begin; column < columns.end; column += panel) {
-        const int width = std::min(panel, columns.end - column);
-        product.b = from + column;
-        if (packs_) product.b = pack(from + column, chain, std::min(width, outputs_ - column), width, scratch + packed_offset_);
-        add_rows(product, group, skipped * static_cast<std::ptrdiff_t>(product.a_stride), rows, column, width / isa_.lanes, sums);
+        product.b = packs_ ? packed + std::ptrdiff_t(column - columns.begin) * pixels : from + column;
+        add_rows(product, group, skipped * static_cast<std::ptrdiff_t>(product.a_stride), rows, column,
+                 std::min(panel, columns.end - column) / isa_.lanes, sums);
       }
     }
   }
 
-  const float* pack(const float* from, const Chain& chain, int used, int width, float* packed) const {
-    float* to = packed;
-    for (int pixel = 0; pixel < chain.pixels(); ++pixel, from += geometry_.output_channels, to += width) copy_padded(from, used, to, width);
-    return packed;
+  /// Pixel by pixel, as they lie in memory, into panels of `pixels` rows.
+  void pack(const float* from, int pixels, Range columns, float* packed) const {
+    const int panel = vectors_ * isa_.lanes;
+    for (int pixel = 0; pixel < pixels; ++pixel, from += geometry_.output_channels) {
+      float* to = packed;
+      for (int column = columns.begin; column < columns.end; column += panel) {
+        const int width = std::min(panel, columns.end - column);
+        copy_padded(from + column, std::min(width, outputs_ - column), to + std::ptrdiff_t(pixel) * width, width);
+        to += std::ptrdiff_t(width) * pixels;
+      }
+    }
   }
 
   /// Vectors of 16 floats are copied one by one: runs are too short for a call of memcpy.
@@ -297,6 +322,8 @@ std::unique_ptr<Kernel> make_weight_gradient(const ConvolutionGeometry& geometry
     return explain(make_depthwise_weight_gradient(geometry, layout, images, is_transposed), choice);
   if (choice.algorithm == ConvolutionAlgorithm::winograd)
     return explain(make_winograd_weight_gradient(geometry, layout, images, is_transposed, precision), choice);
+  if (!is_transposed)
+    if (auto kernel = make_fully_connected_weight_gradient(geometry, layout, images)) return explain(std::move(kernel), choice);
   return explain(std::make_unique<WeightGradientKernel>(geometry, layout, images, is_transposed), choice);
 }
 

@@ -18,6 +18,9 @@ constexpr double kTaskMultiplyAdds = 1e6;
 /// fill no more than a part of the second-level cache: 256 x 320 floats are 320 KiB.
 constexpr std::size_t kFewestPixels = 96, kMostPixels = 256;
 
+/// The rows of a tile, a multiple of 4 KiB apart, would all want the same 8 or 12 lines of the first-level cache.
+constexpr int kCollidingFloats = 1024;
+
 bool is_pointwise(const Axis& axis) {
   return axis.kernel == 1 && axis.stride == 1 && axis.before == 0 && axis.input == axis.output;
 }
@@ -35,6 +38,20 @@ CorrelationShape in_one_line(CorrelationShape shape) {
   return shape;
 }
 
+/// Groups with fewer channels than a vector has lanes are merged: products with the zeros between them cost no more than unused
+/// lanes do, and there are fewer and deeper tiles.
+int groups_to_merge(const CorrelationShape& shape) {
+  const int channels = shape.result_channels / shape.groups, lanes = isa().lanes;
+  for (int count = channels > 0 ? lanes / channels : 1; count > 1; --count)
+    if (shape.groups % count == 0) return count;
+  return 1;
+}
+
+CorrelationShape merged(CorrelationShape shape, int groups) {
+  shape.groups /= groups;
+  return shape;
+}
+
 std::size_t line_count(const CorrelationShape& shape) {
   if (shape.window.x.output < 1 || shape.window.y.output < 1) return 0;
   return std::size_t(std::max(0, shape.images)) * shape.window.y.output;
@@ -44,16 +61,17 @@ std::size_t line_count(const CorrelationShape& shape) {
 
 Correlation::Correlation(const CorrelationShape& shape, CorrelationWeights weights)
     : isa_(isa()),
-      shape_(in_one_line(shape)),
+      merged_(groups_to_merge(shape)),
+      shape_(merged(in_one_line(shape), merged_)),
       weights_(std::move(weights)),
-      source_lines_(shape_.window, shape.source_channels, shape.groups, shape.edge_mode),
-      vectors_(best_vectors(isa_, std::clamp(shape_.window.x.output, 1, 1000), shape.result_channels / shape.groups,
+      source_lines_(shape_.window, shape.source_channels, shape_.groups, shape.edge_mode, kCollidingFloats),
+      vectors_(best_vectors(isa_, std::clamp(shape_.window.x.output, 1, 1000), shape.result_channels / shape_.groups,
                             std::min(kMaxDepth, source_lines_.depth()))),
-      packed_(isa_, source_lines_.depth(), shape.result_channels / shape.groups, std::max(1, source_lines_.piece_depth()), vectors_),
-      packed_weights_(packed_.count() * shape.groups),
-      start_(std::size_t(packed_.padded_columns()) * shape.groups),
+      packed_(isa_, source_lines_.depth(), shape.result_channels / shape_.groups, std::max(1, source_lines_.piece_depth()), vectors_),
+      packed_weights_(packed_.count() * shape_.groups),
+      start_(std::size_t(packed_.padded_columns()) * shape_.groups),
       lines_(line_count(shape_)) {
-  std::fill_n(start_.data(), std::size_t(packed_.padded_columns()) * shape.groups, 0.0f);
+  std::fill_n(start_.data(), std::size_t(packed_.padded_columns()) * shape_.groups, 0.0f);
   if (lines_ > 0) choose_parts();
 }
 
@@ -86,10 +104,13 @@ std::string Correlation::algorithm() const {
 
 void Correlation::pack(const float* weights, const float* bias) {
   const int panels = packed_.panels(), blocks = packed_.blocks();
-  parallel_for(std::size_t(shape_.groups) * panels * blocks, [&](std::size_t task, int) {
-    pack_panel(weights, static_cast<int>(task / panels / blocks), static_cast<int>(task / panels % blocks),
-               static_cast<int>(task % panels));
-  });
+  unpacked_ = packs_in_tasks() ? weights : nullptr;
+  if (!unpacked_) {
+    parallel_for(std::size_t(shape_.groups) * panels * blocks, [&](std::size_t task, int) {
+      pack_panel(weights, static_cast<int>(task / panels / blocks), static_cast<int>(task / panels % blocks),
+                 static_cast<int>(task % panels));
+    });
+  }
   if (!bias) return;
   const int channels = packed_.columns();
   for (int group = 0; group < shape_.groups; ++group)
@@ -97,19 +118,25 @@ void Correlation::pack(const float* weights, const float* bias) {
                 start_.data() + std::ptrdiff_t(group) * packed_.padded_columns());
 }
 
-void Correlation::pack_panel(const float* weights, int group, int block, int panel) {
-  const int channels = shape_.source_channels / shape_.groups, taps_x = static_cast<int>(weights_.taps_x.size());
+void Correlation::pack_panel(const float* weights, int group, int block, int panel) const {
+  const int channels = shape_.source_channels / shape_.groups / merged_, taps_x = static_cast<int>(weights_.taps_x.size());
+  const int group_columns = packed_.columns() / merged_, first_column = panel * packed_.tile_columns();
   float* to = packed_weights_.data() + group * packed_.count() + packed_.offset(block, panel);
-  const float* from =
-      weights + weights_.offset + group * weights_.group + std::ptrdiff_t(panel) * packed_.tile_columns() * weights_.result;
   const int begin = packed_.block_begin(block), end = packed_.block_begin(block + 1);
   const int columns = packed_.panel_columns(panel), stride = packed_.panel_stride(panel);
+  if (merged_ > 1) std::fill_n(to, std::size_t(end - begin) * stride, 0.0f);
   for (int k = begin; k < end;) {
-    const int tap = k / channels, channel = k % channels, count = std::min(channels - channel, end - k);
-    const float* source = from + weights_.taps_y[tap / taps_x] * weights_.y + weights_.taps_x[tap % taps_x] * weights_.x +
-                          channel * weights_.source;
-    pack_rows(source, weights_.source, weights_.result, count, columns, to + std::ptrdiff_t(k - begin) * stride, stride,
-              stride - columns);
+    const int run = k / channels, channel = k % channels, count = std::min(channels - channel, end - k);
+    const int tap = run / merged_, member = run % merged_;
+    // The columns of this member of the merged groups that lie in the panel: all of them where nothing is merged.
+    const int first = std::max(first_column, member * group_columns);
+    const int used = std::min(first_column + columns, (member + 1) * group_columns) - first;
+    const float* source = weights + weights_.offset + (std::ptrdiff_t(group) * merged_ + member) * weights_.group +
+                          (first - member * group_columns) * weights_.result + weights_.taps_y[tap / taps_x] * weights_.y +
+                          weights_.taps_x[tap % taps_x] * weights_.x + channel * weights_.source;
+    if (used > 0)
+      pack_rows(source, weights_.source, weights_.result, count, used, to + std::ptrdiff_t(k - begin) * stride + (first - first_column),
+                stride, merged_ > 1 ? 0 : stride - columns);
     k += count;
   }
 }
@@ -156,8 +183,10 @@ void Correlation::multiply(const Stretch* stretches, int lines, const Tile& tile
   for (int group = tile.units.begin / panels; group * panels < tile.units.end; ++group) {
     const int first = std::max(0, tile.units.begin - group * panels), last = std::min(panels, tile.units.end - group * panels);
     for (int block = 0; block < packed_.blocks(); ++block)
-      for (int panel = first; panel < last; ++panel)
+      for (int panel = first; panel < last; ++panel) {
+        if (unpacked_) pack_panel(unpacked_, group, block, panel);
         multiply_panel(stretches, lines, tile.columns.size(), group, block, panel);
+      }
   }
 }
 

@@ -33,8 +33,10 @@ class Correlation {
  public:
   Correlation(const CorrelationShape& shape, CorrelationWeights weights);
 
-  /// Packs the weights, and the bias when there is one.
+  /// Packs the weights, and the bias when there is one; where each panel serves one task only, that task packs it.
   void pack(const float* weights, const float* bias);
+  /// The weights of the next run are those packed before.
+  void keep_weights() { unpacked_ = nullptr; }
 
   std::size_t task_count() const { return line_parts_ * column_parts_ * channel_parts_; }
   /// Private scratch of a thread that runs tasks.
@@ -59,7 +61,8 @@ class Correlation {
   };
 
   void choose_parts();
-  void pack_panel(const float* weights, int group, int block, int panel);
+  bool packs_in_tasks() const { return line_parts_ * column_parts_ == 1; }
+  void pack_panel(const float* weights, int group, int block, int panel) const;
   void list_stretches(std::size_t first_line, int lines, Range columns, const float* source, float* result, float* scratch,
                       Stretch* stretches) const;
   void multiply(const Stretch* stretches, int lines, const Tile& tile) const;
@@ -68,12 +71,14 @@ class Correlation {
   std::size_t result_pixel(std::size_t line, int column) const;
 
   const Isa& isa_;
+  int merged_;  ///< groups that share the vectors of one wider group, with zeros between them
   CorrelationShape shape_;
   CorrelationWeights weights_;
   SourceLines source_lines_;
   int vectors_;
   PackedShape packed_;
   AlignedFloats packed_weights_, start_;
+  const float* unpacked_ = nullptr;  ///< weights that tasks have to pack
   std::size_t lines_;
   std::size_t line_parts_ = 0, column_parts_ = 1, channel_parts_ = 1;
   std::size_t copies_offset_ = 0, values_offset_ = 0, stretches_offset_ = 0;

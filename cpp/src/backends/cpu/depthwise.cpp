@@ -8,6 +8,7 @@
 #include "core/parallel.hpp"
 
 // Depthwise convolutions have too little to multiply for matrices: every pixel is a sum of products of vectors over the channels.
+// These kernels are for channel multipliers and clamped edges; all others are in depthwise_lines.cpp.
 // With a channel multiplier m > 1, output channel q reads input channel q / m; source vectors are repeated m times first.
 namespace mpsnn::cpu {
 namespace {
@@ -312,16 +313,19 @@ class DepthwiseWeightGradient final : public DepthwiseKernel {
 
 std::unique_ptr<Kernel> make_depthwise_forward(const ConvolutionGeometry& geometry, const WeightLayout& layout, int images,
                                                const Epilogue& epilogue) {
+  if (has_plain_lines(geometry)) return make_depthwise_lines_forward(geometry, layout, images, epilogue);
   return std::make_unique<DepthwiseForward>(geometry, layout, images, epilogue);
 }
 
 std::unique_ptr<Kernel> make_depthwise_data_gradient(const ConvolutionGeometry& geometry, const WeightLayout& layout, int images,
                                                      const Epilogue& epilogue) {
+  if (has_plain_lines(geometry)) return make_depthwise_lines_data_gradient(geometry, layout, images, epilogue);
   return std::make_unique<DepthwiseDataGradient>(geometry, layout, images, epilogue);
 }
 
 std::unique_ptr<Kernel> make_depthwise_weight_gradient(const ConvolutionGeometry& geometry, const WeightLayout& layout,
                                                        int images, bool is_transposed) {
+  if (has_plain_lines(geometry)) return make_depthwise_lines_weight_gradient(geometry, layout, images, is_transposed);
   return std::make_unique<DepthwiseWeightGradient>(geometry, layout, images, is_transposed);
 }
 

@@ -139,6 +139,22 @@ void multiply_rows(const Isa& isa, int rows, const float* a, std::size_t a_strid
   }
 }
 
+void multiply_in_place(const Isa& isa, int rows, int columns, int depth, const float* a, std::size_t a_stride, const float* b,
+                       std::size_t b_stride, float* c, std::size_t c_stride) {
+  // Tiles read whole vectors of `b`: what is left behind the last whole one is added up one by one.
+  const int whole = columns / isa.lanes * isa.lanes;
+  for (int column = 0; column < whole; column += isa.tile_columns()) {
+    const int count = std::min(isa.tile_columns(), whole - column);
+    for_row_tiles(isa, rows, [&](int row, int row_count) {
+      tile_for(isa, isa.row_tiles, row_count, count)(depth, a + row * a_stride, a_stride, b + column, b_stride,
+                                                     c + row * c_stride + column, c_stride, nullptr, count);
+    });
+  }
+  for (int row = 0; row < rows; ++row)
+    for (int k = 0; k < depth; ++k)
+      for (int column = whole; column < columns; ++column) c[row * c_stride + column] += a[row * a_stride + k] * b[k * b_stride + column];
+}
+
 void multiply_transposed(const Isa& isa, int rows, int columns, int depth, const float* a, std::size_t a_stride, const float* b,
                          std::size_t b_stride, float* c, std::size_t c_stride, bool overwrites) {
   for (int column = 0; column < columns; column += isa.tile_columns()) {

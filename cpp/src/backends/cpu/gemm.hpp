@@ -100,6 +100,10 @@ void pack_rows(const float* source, std::ptrdiff_t depth_stride, std::ptrdiff_t 
 void multiply_rows(const Isa& isa, int rows, const float* a, std::size_t a_stride, const PackedShape& shape, const float* b,
                    int block, Range panels, float* c, std::size_t c_stride, const float* start);
 
+/// c[i][j] += sum over k of a[i * a_stride + k] * b[k * b_stride + j], with `b` read where it lies.
+void multiply_in_place(const Isa& isa, int rows, int columns, int depth, const float* a, std::size_t a_stride, const float* b,
+                       std::size_t b_stride, float* c, std::size_t c_stride);
+
 /// c[i][j] (+)= sum over k of a[k * a_stride + i] * b[k * b_stride + j]; rows of `b` are padded to whole vectors. It begins with
 /// zero when `overwrites`, else it is added to c.
 void multiply_transposed(const Isa& isa, int rows, int columns, int depth, const float* a, std::size_t a_stride, const float* b,

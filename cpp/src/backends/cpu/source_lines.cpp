@@ -5,17 +5,11 @@
 #include <cstring>
 
 namespace mpsnn::cpu {
-namespace {
 
-/// Patches a multiple of 4 KiB apart all want the same few lines of the first-level cache.
-bool collide(std::size_t stride) { return stride % 1024 == 0; }
-
-}  // namespace
-
-SourceLines::SourceLines(const Window& window, int channels, int groups, ImageEdgeMode edge_mode)
+SourceLines::SourceLines(const Window& window, int channels, int groups, ImageEdgeMode edge_mode, int colliding_floats)
     : window_(window), channels_(channels), group_channels_(channels / groups), clamps_(edge_mode == ImageEdgeMode::Clamp) {
   const Axis &y = window.y, &x = window.x;
-  const bool collides = collide(std::size_t(x.stride) * channels);
+  const bool collides = std::size_t(x.stride) * channels % colliding_floats == 0;
   const bool reads = y.kernel > 0 && x.kernel > 0;
   copies_ = reads && (collides || y.output < 1 || x.output < 1 || !y.is_inside() || !x.is_inside());
   pixel_floats_ = collides ? channels + 16 : channels;

@@ -10,11 +10,12 @@ namespace mpsnn::cpu {
 
 /// How tiles read the patches under a window: as pieces at fixed offsets from the patch's first tap, where neighbouring patches of a
 /// line are a fixed stride apart. That holds in the image itself where no window hangs over its border; else, and where the
-/// stride would put all rows of a tile on the same few lines of the first-level cache, in copies of the lines that a task needs,
+/// stride would put all that a tile reads on the same few lines of the first-level cache, in copies of the lines that a task needs,
 /// with the border around them.
 class SourceLines {
  public:
-  SourceLines(const Window& window, int channels, int groups, ImageEdgeMode edge_mode);
+  /// Patches a multiple of `colliding_floats` apart are copied and spread.
+  SourceLines(const Window& window, int channels, int groups, ImageEdgeMode edge_mode, int colliding_floats);
 
   int depth() const { return static_cast<int>(pieces_.size()) * piece_depth_; }
   const std::vector<std::ptrdiff_t>& pieces() const { return pieces_; }

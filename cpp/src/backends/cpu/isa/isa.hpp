@@ -42,8 +42,34 @@ struct ColumnProduct {
   float* c;
   std::size_t c_stride;
   bool overwrites;
+  const char* ahead[2];        ///< what will be needed later: fetched while the tile is computed, ...
+  std::size_t ahead_bytes[2];  ///< ... so many bytes for every four pixels, at most 64
 };
-using ColumnTile = void (*)(const ColumnProduct&);
+/// Advances product.ahead.
+using ColumnTile = void (*)(ColumnProduct& product);
+
+/// Neighbouring pixels of a depthwise correlation, and the lines and taps that they read: result[p][c] = start[c] + sum over lines l
+/// and taps t of lines[l][p * pixel_step + t * tap_step + c] * weights[l][t * weight_step + c]. `start` may be null.
+struct DepthwiseRun {
+  const float* const* lines;
+  const float* const* weights;
+  int line_count, taps, pixels;
+  std::size_t pixel_step, tap_step, weight_step, result_step, channels;
+  int new_lines;      ///< the last so many lines are read here first: meanwhile, ...
+  std::size_t ahead;  ///< ... what lies so many floats behind them is fetched for the next run
+  const float* start;
+  float* result;
+};
+
+/// The sums of a depthwise weight gradient over neighbouring pixels of some lines: sums[ty * sum_line + tx * sum_tap + c] += sum over
+/// lines l and pixels p of incoming[l * incoming_line + p * incoming_pixel + c] *
+/// source[l * source_line + ty * source_tap_line + p * source_pixel + tx * source_tap + c].
+struct DepthwiseSum {
+  const float *incoming, *source;
+  float* sums;
+  int lines, pixels, taps_y, taps_x;
+  std::size_t incoming_line, incoming_pixel, source_line, source_tap_line, source_pixel, source_tap, sum_line, sum_tap, channels;
+};
 
 constexpr int kMaxPieceRows = 14, kMaxPieceVectors = 4;
 
@@ -92,6 +118,11 @@ struct Isa {
   /// result[i] = start[i] + sum over t < terms of a[t][i] * b[t][i], i < count. `start` may be null (zeros) or `result`.
   void (*sum_products)(std::size_t count, std::size_t terms, const float* const* a, const float* const* b, const float* start,
                        float* result);
+  /// c[i][j] = sum over k < depth of a[k * a_stride + i] * b[k * b_stride + j], written past the caches where c's rows allow it.
+  void (*stream_product)(std::size_t rows, std::size_t columns, std::size_t depth, const float* a, std::size_t a_stride, const float* b,
+                         std::size_t b_stride, float* c, std::size_t c_stride);
+  void (*depthwise_run)(const DepthwiseRun&);
+  void (*depthwise_sum)(const DepthwiseSum&);
   /// result[i] += sum over r < rows of a[r * stride + i], i < count.
   void (*sum_rows)(std::size_t count, std::size_t rows, const float* a, std::size_t stride, float* result);
 

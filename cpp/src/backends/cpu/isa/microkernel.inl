@@ -262,13 +262,17 @@ void piece_tile(const PieceProduct& product) {
 }
 
 template <int Rows, int Vectors>
-void sum_tile(const ColumnProduct& product) {
+void sum_tile(ColumnProduct& product) {
   constexpr int kStep = Vectors * kLanes;
   Vector sum[Rows][Vectors] = {};
   const float* b = product.b;
   std::size_t stride = product.a_stride * sizeof(float), stride3 = 3 * stride;
   make_opaque(stride);
   make_opaque(stride3);
+#pragma GCC unroll 16
+  for (int i = 0; i < Rows; ++i)
+#pragma GCC unroll 4
+    for (int j = 0; j < Vectors * kLanes; j += 16) __builtin_prefetch(product.c + i * product.c_stride + j, 1);
   const char* p = nullptr;
   const auto step = [&]<int K, int... I>(Numbers<K>, Numbers<I...>) __attribute__((always_inline)) {
     Vector right[Vectors];
@@ -282,6 +286,7 @@ void sum_tile(const ColumnProduct& product) {
     (row(Numbers<I>{}), ...);
   };
   constexpr typename NumbersBelow<Rows>::Type kAll{};
+  const char *ahead0 = product.ahead[0], *ahead1 = product.ahead[1];
   for (std::size_t line = 0; line < product.line_count; ++line) {
     p = reinterpret_cast<const char*>(product.lines[line] + product.offset);
     std::size_t pixel = 0;
@@ -294,6 +299,10 @@ void sum_tile(const ColumnProduct& product) {
       b += 4 * kStep;
       make_opaque(p);
       make_opaque(b);
+      __builtin_prefetch(ahead0, 0, 2);
+      __builtin_prefetch(ahead1, 0, 2);
+      ahead0 += product.ahead_bytes[0];
+      ahead1 += product.ahead_bytes[1];
     }
     for (; pixel < product.pixels; ++pixel) {
       step(Numbers<0>{}, kAll);
@@ -301,6 +310,8 @@ void sum_tile(const ColumnProduct& product) {
       b += kStep;
     }
   }
+  product.ahead[0] = ahead0;
+  product.ahead[1] = ahead1;
 #pragma GCC unroll 16
   for (int i = 0; i < Rows; ++i) {
 #pragma GCC unroll 4
@@ -367,6 +378,67 @@ void sum_products(std::size_t count, std::size_t terms, const float* const* a, c
   store_part(result + i, sum, rest);
 }
 
+inline __attribute__((always_inline)) void stream(float* p, Vector v) {
+#if defined(__AVX512F__)
+  __builtin_ia32_movntps512(p, v);
+#elif defined(__AVX2__)
+  __builtin_ia32_movntps256(p, v);
+#else
+  store(p, v);
+#endif
+}
+
+/// Two rows of four vectors at a time: a quarter of a page is written to each of two places.
+template <bool Streams>
+void multiply_streamed(std::size_t rows, std::size_t columns, std::size_t depth, const float* a, std::size_t a_stride, const float* b,
+                       std::size_t b_stride, float* c, std::size_t c_stride) {
+  constexpr std::size_t kStretch = 1024;  // of b, in the first-level cache for all rows
+  for (std::size_t begin = 0; begin < columns; begin += kStretch) {
+    const std::size_t end = begin + kStretch < columns ? begin + kStretch : columns;
+    for (std::size_t i = 0; i < rows; i += 2) {
+      const std::size_t second = i + 1 < rows ? 1 : 0;  // an odd last row is computed twice
+      std::size_t j = begin;
+      for (; j + 4 * kLanes <= end; j += 4 * kLanes) {
+        Vector sum[2][4] = {};
+        for (std::size_t k = 0; k < depth; ++k) {
+          const float upper = a[k * a_stride + i], lower = a[k * a_stride + i + second];
+#pragma GCC unroll 4
+          for (int v = 0; v < 4; ++v) {
+            const Vector right = load(b + k * b_stride + j + v * kLanes);
+            sum[0][v] += upper * right;
+            sum[1][v] += lower * right;
+          }
+        }
+#pragma GCC unroll 4
+        for (int v = 0; v < 4; ++v) {
+          float* to = c + i * c_stride + j + v * kLanes;
+          if (Streams) stream(to, sum[0][v]), stream(to + second * c_stride, sum[1][v]);
+          else store(to, sum[0][v]), store(to + second * c_stride, sum[1][v]);
+        }
+      }
+      for (; j < end; j += kLanes) {
+        const int part = end - j < kLanes ? static_cast<int>(end - j) : kLanes;
+        for (std::size_t row = i; row <= i + second; ++row) {
+          Vector sum = {};
+          for (std::size_t k = 0; k < depth; ++k) sum += a[k * a_stride + row] * load_part(b + k * b_stride + j, part);
+          store_part(c + row * c_stride + j, sum, part);
+        }
+      }
+    }
+  }
+}
+
+void stream_product(std::size_t rows, std::size_t columns, std::size_t depth, const float* a, std::size_t a_stride, const float* b,
+                    std::size_t b_stride, float* c, std::size_t c_stride) {
+  if ((reinterpret_cast<std::uintptr_t>(c) | c_stride * sizeof(float)) % (kLanes * sizeof(float)) == 0)
+    multiply_streamed<true>(rows, columns, depth, a, a_stride, b, b_stride, c, c_stride);
+  else
+    multiply_streamed<false>(rows, columns, depth, a, a_stride, b, b_stride, c, c_stride);
+#if defined(__AVX2__)
+  __builtin_ia32_sfence();
+#endif
+}
+
 void sum_rows(std::size_t count, std::size_t rows, const float* a, std::size_t stride, float* result) {
   std::size_t i = 0;
   for (; i + 4 * kLanes <= count; i += 4 * kLanes) {
@@ -414,8 +486,10 @@ void count_bits(std::size_t rows, std::size_t words, const std::uint64_t* a, con
     for (std::size_t i = 0; i < words; ++i) counts[r] += met(a[i], b[i]);
 }
 
+#include "backends/cpu/isa/depthwise.inl"
+
 constexpr Isa make_isa(const char* name) {
-  return {name, kRows, kVectors, kLanes, kRowTiles.tiles, kColumnTiles.tiles, kPieceTiles.tiles, kPieceTiles.sums, kPieceRows, sum_products, sum_rows,
+  return {name, kRows, kVectors, kLanes, kRowTiles.tiles, kColumnTiles.tiles, kPieceTiles.tiles, kPieceTiles.sums, kPieceRows, sum_products, stream_product, depthwise_run, depthwise_sum, sum_rows,
           count_bits<false>, count_bits<true>};
 }
 

@@ -1,0 +1,298 @@
+// SPDX-License-Identifier: Apache-2.0
+#include <algorithm>
+#include <numeric>
+#include <vector>
+
+#include "backends/cpu/convolution_kernels.hpp"
+#include "backends/cpu/loops.hpp"
+#include "backends/cpu/neuron.hpp"
+#include "core/parallel.hpp"
+
+// Depthwise convolutions with as many output as input channels and zeros outside of the image: lines of windows that lie inside go
+// through the instruction set's kernels as one run, windows over the border one by one, with the taps that they have inside.
+namespace mpsnn::cpu {
+namespace {
+
+/// Output pixels whose windows lie inside.
+Range inner_outputs(const Axis& axis) {
+  Range inner{0, 0};
+  for (int o = 0; o < axis.output; ++o) {
+    if (axis.taps_inside(o).size() != axis.kernel) continue;
+    if (inner.size() == 0) inner.begin = o;
+    inner.end = o + 1;
+  }
+  return inner;
+}
+
+std::vector<int> all_taps(const Axis& axis) {
+  std::vector<int> taps(axis.kernel);
+  std::iota(taps.begin(), taps.end(), 0);
+  return taps;
+}
+
+/// A depthwise convolution, or one phase of its data gradient: output pixel (i, j) of the axes becomes pixel (y.first + i * y.step,
+/// x.first + j * x.step) of the result.
+struct DepthwisePass {
+  DepthwisePass(Phase vertical, Phase horizontal, int channel_count)
+      : y(std::move(vertical)),
+        x(std::move(horizontal)),
+        channels(channel_count),
+        inner(inner_outputs(x.axis)),
+        weights(y.taps.size() * x.taps.size() * channels) {
+    for (int o = 0; o < x.axis.output; ++o) taps_x.push_back(x.axis.taps_inside(o));
+  }
+
+  Phase y, x;
+  int channels;
+  Range inner;
+  std::vector<Range> taps_x;
+  AlignedFloats weights;  ///< taps x channels
+
+  void pack(const float* from, const WeightLayout& layout) {
+    const std::size_t taps_across = x.taps.size();
+    parallel_ranges(y.taps.size() * taps_across, channels, [&](std::size_t begin, std::size_t end, int) {
+      for (std::size_t tap = begin; tap < end; ++tap) {
+        const float* weight = from + layout.offset + y.taps[tap / taps_across] * layout.y + x.taps[tap % taps_across] * layout.x;
+        for (int c = 0; c < channels; ++c) weights.data()[tap * channels + c] = weight[c * layout.group];
+      }
+    });
+  }
+
+  /// Line `i` of an image; `pointers` has room for two for each line of taps.
+  void run_line(const Isa& isa, const float* image, int i, const float* start, float* line, const float** pointers) const {
+    const Axis& across = x.axis;
+    const Range taps_y = y.axis.taps_inside(i);
+    const std::size_t source_line = std::size_t(across.input) * channels;
+    DepthwiseRun run;
+    run.lines = pointers;
+    run.weights = pointers + y.axis.kernel;
+    run.pixel_step = std::size_t(across.stride) * channels;
+    run.tap_step = std::size_t(across.dilation) * channels;
+    run.weight_step = run.channels = channels;
+    run.result_step = std::size_t(x.step) * channels;
+    run.new_lines = y.axis.stride;
+    run.ahead = y.axis.stride * source_line;
+    run.start = start;
+    const auto run_pixels = [&](Range pixels, Range taps) {
+      run.line_count = taps.size() > 0 ? taps_y.size() : 0;
+      run.taps = taps.size();
+      run.pixels = pixels.size();
+      run.result = line + std::size_t(x.first + pixels.begin * x.step) * channels;
+      for (int t = 0; t < run.line_count; ++t) {
+        const int tap = taps_y.begin + t;
+        pointers[t] = image + y.axis.tap(i, tap) * source_line + std::size_t(across.tap(pixels.begin, taps.begin)) * channels;
+        pointers[y.axis.kernel + t] = weights.data() + (std::size_t(tap) * across.kernel + taps.begin) * channels;
+      }
+      isa.depthwise_run(run);
+    };
+    for (int j = 0; j < inner.begin; ++j) run_pixels({j, j + 1}, taps_x[j]);
+    if (inner.size() > 0) run_pixels(inner, {0, across.kernel});
+    for (int j = inner.end; j < across.output; ++j) run_pixels({j, j + 1}, taps_x[j]);
+  }
+};
+
+class DepthwiseLines final : public Kernel {
+ public:
+  DepthwiseLines(std::vector<DepthwisePass> passes, const WeightLayout& layout, int images, int height, int width,
+                 const Epilogue& epilogue)
+      : isa_(isa()), passes_(std::move(passes)), layout_(layout), images_(std::max(0, images)), height_(height), width_(width),
+        channels_(passes_[0].channels), epilogue_(epilogue) {
+    for (const DepthwisePass& pass : passes_) {
+      most_taps_ = std::max(most_taps_, pass.y.axis.kernel);
+      taps_ += pass.y.axis.kernel * pass.x.axis.kernel;
+    }
+    pointers_offset_ = thread_.add(2 * most_taps_ * sizeof(const float*) / sizeof(float));
+    // Groups of lines that are written together, one for each of the phases below one another.
+    groups_ = ceil_divide(height_, step());
+  }
+
+  std::size_t scratch_bytes() const override { return thread_.floats() * max_thread_count() * sizeof(float); }
+  std::string algorithm() const override {
+    std::string text = std::string("depthwise, runs of pixels, ") + isa_.name;
+    return passes_.size() > 1 ? text + ", " + std::to_string(passes_.size()) + " phases" : text;
+  }
+
+  void run(const KernelCall& call) override {
+    float* result = call.output<float>(0);
+    if (!result) return;
+    if (version_.is_stale(call))
+      for (DepthwisePass& pass : passes_) pass.pack(call.input<float>(1), layout_);
+    const std::size_t line = std::size_t(width_) * channels_;
+    // Neighbouring lines read the same lines: a task has several of them.
+    const std::size_t count = images_ * groups_, tasks = std::min(count, std::clamp(count * line * taps_ / kTaskWork, kFewestTasks, kMostTasks));
+    parallel_for(tasks, [&](std::size_t task, int thread) {
+      const std::size_t begin = part_begin(count, task, tasks), end = part_begin(count, task + 1, tasks);
+      auto** pointers = reinterpret_cast<const float**>(static_cast<float*>(call.scratch) + thread * thread_.floats() + pointers_offset_);
+      for (std::size_t index = begin; index < end; ++index) {
+        const std::size_t image = index / groups_;
+        const int group = static_cast<int>(index % groups_), first = group * step(), last = std::min(height_, first + step());
+        float* to = result + image * height_ * line;
+        for (const DepthwisePass& pass : passes_) {
+          if (group >= pass.y.axis.output) continue;
+          const std::size_t source_image = std::size_t(std::max(0, pass.y.axis.input)) * std::max(0, pass.x.axis.input) * channels_;
+          pass.run_line(isa_, call.input<float>(0) + image * source_image, group, call.input<float>(2),
+                        to + std::size_t(pass.y.first + group * pass.y.step) * line, pointers);
+        }
+        if (epilogue_.has_neuron()) apply_neuron(epilogue_.neuron, to + first * line, std::size_t(last - first) * width_, channels_);
+      }
+    });
+  }
+
+ private:
+  /// Some 5 microseconds of multiply-adds, and how many tasks there should be.
+  static constexpr std::size_t kTaskWork = 250000, kFewestTasks = 2, kMostTasks = 48;
+  int step() const { return passes_[0].y.step; }
+
+  const Isa& isa_;
+  std::vector<DepthwisePass> passes_;
+  WeightLayout layout_;
+  std::size_t images_;
+  int height_, width_, channels_, most_taps_ = 0, taps_ = 0, groups_ = 0;
+  Epilogue epilogue_;
+  PackedVersion version_;
+  ScratchLayout thread_;
+  std::size_t pointers_offset_ = 0;
+};
+
+/// Parts of whole lines of the incoming gradient, with private sums kH x kW x O that are added up in their order.
+class DepthwiseLinesWeightGradient final : public Kernel {
+ public:
+  DepthwiseLinesWeightGradient(const ConvolutionGeometry& geometry, const WeightLayout& layout, int images, bool is_transposed)
+      : isa_(isa()), y_(geometry.window.y), x_(geometry.window.x), layout_(layout), is_transposed_(is_transposed),
+        channels_(geometry.input_channels), taps_(y_.kernel * x_.kernel), inner_(inner_outputs(x_)),
+        lines_(std::size_t(std::max(0, images)) * std::max(0, y_.output)) {
+    const std::size_t pixels = lines_ * std::max(0, x_.output);
+    parts_ = std::clamp<std::size_t>(std::min(pixels / kPartPixels, lines_), 1, kParts);
+    bias_pixels_ = is_transposed ? std::size_t(std::max(0, images)) * y_.input * x_.input : pixels;
+    // Few pixels, as of a deep layer, are shared out by channels.
+    channel_parts_ = std::clamp<std::size_t>(kFewestTasks / parts_, 1, std::max(1, channels_ / kPartChannels));
+    sums_offset_ = scratch_.add(parts_ * taps_ * channels_);
+    bias_offset_ = scratch_.add(pixel_sum_parts(bias_pixels_) * channels_);
+  }
+
+  std::size_t scratch_bytes() const override { return scratch_.floats() * sizeof(float); }
+  std::string algorithm() const override { return std::string("depthwise, sums in registers, ") + isa_.name; }
+
+  void run(const KernelCall& call) override {
+    float* scratch = static_cast<float*>(call.scratch);
+    if (float* bias = call.output<float>(1))
+      sum_pixels(call.input<float>(0), bias_pixels_, channels_, scratch + bias_offset_, bias);
+    float* weights = call.output<float>(0);
+    if (!weights) return;
+    const float* incoming = call.input<float>(is_transposed_ ? 1 : 0);
+    const float* source = call.input<float>(is_transposed_ ? 0 : 1);
+    float* sums = scratch + sums_offset_;
+    const std::size_t count = std::size_t(taps_) * channels_;
+    parallel_for(parts_ * channel_parts_, [&](std::size_t task, int) {
+      const std::size_t part = task / channel_parts_, channel_part = task % channel_parts_, units = ceil_divide(channels_, isa_.lanes);
+      const Range channels{static_cast<int>(part_begin(units, channel_part, channel_parts_)) * isa_.lanes,
+                           std::min(channels_, static_cast<int>(part_begin(units, channel_part + 1, channel_parts_)) * isa_.lanes)};
+      float* to = sums + part * count;
+      for (int tap = 0; tap < taps_; ++tap) std::fill_n(to + std::size_t(tap) * channels_ + channels.begin, channels.size(), 0.0f);
+      const std::size_t end = part_begin(lines_, part + 1, parts_);
+      for (std::size_t line = part_begin(lines_, part, parts_); line < end;) line = add_lines(line, end, channels, incoming, source, to);
+    });
+    parallel_ranges(ceil_divide(channels_, kPartChannels), parts_ * taps_ * kPartChannels, [&](std::size_t begin, std::size_t end, int) {
+      for (std::size_t block = begin; block < end; ++block) add_parts(static_cast<int>(block) * kPartChannels, sums, weights);
+    });
+  }
+
+ private:
+  static constexpr std::size_t kPartPixels = 512, kParts = 32, kFewestTasks = 16;
+  static constexpr int kPartChannels = 32;
+  /// Pixels of a call: few enough for their lines to stay in the first-level cache.
+  static constexpr int kCallPixels = 64;
+
+  /// Adds the parts of some channels up in their order, and stores them.
+  void add_parts(int first, const float* sums, float* weights) const {
+    const int channels = std::min(kPartChannels, channels_ - first);
+    for (int tap = 0; tap < taps_; ++tap) {
+      float total[kPartChannels] = {};
+      for (std::size_t part = 0; part < parts_; ++part) {
+        const float* from = sums + (part * taps_ + tap) * channels_ + first;
+        for (int c = 0; c < channels; ++c) total[c] += from[c];
+      }
+      float* to = layout_.at(weights, first) + tap / x_.kernel * layout_.y + tap % x_.kernel * layout_.x;
+      for (int c = 0; c < channels; ++c) to[c * layout_.group] = total[c];
+    }
+  }
+
+  /// Adds lines [line, ...) of one image that have the same taps inside, and returns the next.
+  std::size_t add_lines(std::size_t line, std::size_t end, Range channels, const float* incoming, const float* source, float* sums) const {
+    const std::size_t image = line / y_.output;
+    const int i = static_cast<int>(line % y_.output);
+    const Range taps = y_.taps_inside(i);
+    int count = 1;
+    const int most = std::max(1, kCallPixels / x_.output);
+    while (count < most && line + count < end && i + count < y_.output && y_.taps_inside(i + count) == taps) ++count;
+    if (taps.size() > 0) {
+      const float* from = source + (image * y_.input + y_.tap(i, taps.begin)) * x_.input * channels_;
+      for (int j = 0; j < inner_.begin; ++j) add(line, count, {j, j + 1}, taps, x_.taps_inside(j), channels, incoming, from, sums);
+      if (inner_.size() > 0) add(line, count, inner_, taps, {0, x_.kernel}, channels, incoming, from, sums);
+      for (int j = inner_.end; j < x_.output; ++j) add(line, count, {j, j + 1}, taps, x_.taps_inside(j), channels, incoming, from, sums);
+    }
+    return line + count;
+  }
+
+  void add(std::size_t line, int lines, Range pixels, Range taps_y, Range taps_x, Range part, const float* incoming,
+           const float* source, float* sums) const {
+    if (taps_x.size() == 0) return;
+    const std::size_t channels = channels_, source_line = x_.input * channels;
+    isa_.depthwise_sum({.incoming = incoming + (line * x_.output + pixels.begin) * channels + part.begin,
+                        .source = source + x_.tap(pixels.begin, taps_x.begin) * channels + part.begin,
+                        .sums = sums + (std::size_t(taps_y.begin) * x_.kernel + taps_x.begin) * channels + part.begin,
+                        .lines = lines,
+                        .pixels = pixels.size(),
+                        .taps_y = taps_y.size(),
+                        .taps_x = taps_x.size(),
+                        .incoming_line = x_.output * channels,
+                        .incoming_pixel = channels,
+                        .source_line = y_.stride * source_line,
+                        .source_tap_line = y_.dilation * source_line,
+                        .source_pixel = x_.stride * channels,
+                        .source_tap = x_.dilation * channels,
+                        .sum_line = x_.kernel * channels,
+                        .sum_tap = channels,
+                        .channels = std::size_t(part.size())});
+  }
+
+  const Isa& isa_;
+  Axis y_, x_;
+  WeightLayout layout_;
+  bool is_transposed_;
+  int channels_, taps_;
+  Range inner_;
+  std::size_t lines_, parts_ = 1, channel_parts_ = 1, bias_pixels_ = 0, sums_offset_ = 0, bias_offset_ = 0;
+  ScratchLayout scratch_;
+};
+
+}  // namespace
+
+bool has_plain_lines(const ConvolutionGeometry& geometry) {
+  const Window& window = geometry.window;
+  const bool reads_zeros = geometry.edge_mode != ImageEdgeMode::Clamp || (window.y.is_inside() && window.x.is_inside());
+  return reads_zeros && geometry.output_channels == geometry.input_channels && window.y.output > 0 && window.x.output > 0;
+}
+
+std::unique_ptr<Kernel> make_depthwise_lines_forward(const ConvolutionGeometry& geometry, const WeightLayout& layout, int images,
+                                                     const Epilogue& epilogue) {
+  const Axis &y = geometry.window.y, &x = geometry.window.x;
+  std::vector<DepthwisePass> passes;
+  passes.emplace_back(Phase{y, all_taps(y), 0, 1}, Phase{x, all_taps(x), 0, 1}, geometry.input_channels);
+  return std::make_unique<DepthwiseLines>(std::move(passes), layout, images, y.output, x.output, epilogue);
+}
+
+std::unique_ptr<Kernel> make_depthwise_lines_data_gradient(const ConvolutionGeometry& geometry, const WeightLayout& layout,
+                                                           int images, const Epilogue& epilogue) {
+  std::vector<DepthwisePass> passes;
+  for (const Phase& y : phases(geometry.window.y))
+    for (const Phase& x : phases(geometry.window.x)) passes.emplace_back(y, x, geometry.input_channels);
+  return std::make_unique<DepthwiseLines>(std::move(passes), layout, images, geometry.window.y.input, geometry.window.x.input, epilogue);
+}
+
+std::unique_ptr<Kernel> make_depthwise_lines_weight_gradient(const ConvolutionGeometry& geometry, const WeightLayout& layout,
+                                                             int images, bool is_transposed) {
+  return std::make_unique<DepthwiseLinesWeightGradient>(geometry, layout, images, is_transposed);
+}
+
+}  // namespace mpsnn::cpu

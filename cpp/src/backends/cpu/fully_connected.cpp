@@ -1,0 +1,172 @@
+// SPDX-License-Identifier: Apache-2.0
+#include <algorithm>
+#include <cstdint>
+
+#include "backends/cpu/convolution_kernels.hpp"
+#include "backends/cpu/loops.hpp"
+#include "backends/cpu/neuron.hpp"
+#include "core/parallel.hpp"
+
+// Fully connected layers of few images: the weights are most of the memory, so they are read, or their gradient written, once, where
+// they lie. Weights O x I, images P x I and P x O.
+namespace mpsnn::cpu {
+namespace {
+
+constexpr int kBlock = 320;
+
+/// Transposed: result^T = W x^T, so that the rows of the left operand are those of the weights.
+class FullyConnectedForward final : public Kernel {
+ public:
+  FullyConnectedForward(int inputs, int outputs, int images, const Epilogue& epilogue)
+      : isa_(isa()), inputs_(inputs), outputs_(outputs), images_(images), vectors_(ceil_divide(images, isa_.lanes)), epilogue_(epilogue) {
+    rows_ = isa_.piece_rows[vectors_ - 1];
+    blocks_ = ceil_divide(inputs, kBlock);
+    source_offset_ = scratch_.add(std::size_t(inputs) * width());
+    sums_offset_ = scratch_.add(std::size_t(outputs) * width());
+  }
+
+  std::size_t scratch_bytes() const override { return scratch_.floats() * sizeof(float); }
+  std::string algorithm() const override {
+    return "weights in place, " + std::to_string(rows_) + "x" + std::to_string(width()) + " " + isa_.name;
+  }
+
+  void run(const KernelCall& call) override {
+    const float *x = call.input<float>(0), *weights = call.input<float>(1), *bias = call.input<float>(2);
+    float *y = call.output<float>(0), *source = static_cast<float*>(call.scratch) + source_offset_,
+          *sums = static_cast<float*>(call.scratch) + sums_offset_;
+    if (!y) return;
+    parallel_for(blocks_, [&](std::size_t block, int) {
+      const int begin = block_begin(block), depth = block_begin(block + 1) - begin;
+      pack_rows(x + begin, 1, inputs_, depth, images_, source + std::size_t(begin) * width(), width(), width() - images_);
+    });
+    const int tiles = ceil_divide(outputs_, rows_), tasks = std::min(kTasks, tiles);
+    parallel_for(tasks, [&](std::size_t task, int) {
+      const int begin = static_cast<int>(part_begin(outputs_, task, tasks)), end = static_cast<int>(part_begin(outputs_, task + 1, tasks));
+      multiply(weights, source, {begin, end}, sums);
+      for (int o = begin; o < end; ++o)
+        for (int p = 0; p < images_; ++p) y[std::size_t(p) * outputs_ + o] = sums[std::size_t(o) * width() + p] + (bias ? bias[o] : 0.0f);
+    });
+    if (epilogue_.has_neuron()) apply_neuron(epilogue_.neuron, y, images_, outputs_);
+  }
+
+ private:
+  static constexpr int kTasks = 32;
+  int width() const { return vectors_ * isa_.lanes; }
+  int block_begin(std::size_t block) const { return static_cast<int>(part_begin(inputs_, block, blocks_)); }
+
+  /// A few rows of the weights at a time, from their beginning to their end.
+  void multiply(const float* weights, const float* source, Range rows, float* sums) const {
+    const std::ptrdiff_t start = 0;
+    const int tiles = ceil_divide(rows.size(), rows_);
+    for (int tile = 0; tile < tiles; ++tile) {
+      const int o = rows.begin + static_cast<int>(part_begin(rows.size(), tile, tiles));
+      const int count = rows.begin + static_cast<int>(part_begin(rows.size(), tile + 1, tiles)) - o;
+      for (int block = 0; block < blocks_; ++block) {
+        const int begin = block_begin(block);
+        isa_.piece_tiles[vectors_ - 1][count - 1]({.a = weights + std::size_t(o) * inputs_ + begin,
+                                                   .a_stride = std::size_t(inputs_),
+                                                   .pieces = &start,
+                                                   .piece_count = 1,
+                                                   .piece_depth = std::size_t(block_begin(block + 1) - begin),
+                                                   .b = source + std::size_t(begin) * width(),
+                                                   .c = sums + std::size_t(o) * width(),
+                                                   .c_stride = std::size_t(width()),
+                                                   .start = block == 0 ? kZeros : nullptr,
+                                                   .columns = width()});
+      }
+    }
+  }
+
+  const Isa& isa_;
+  int inputs_, outputs_, images_, vectors_, rows_ = 1, blocks_ = 1;
+  Epilogue epilogue_;
+  ScratchLayout scratch_;
+  std::size_t source_offset_ = 0, sums_offset_ = 0;
+};
+
+/// A task owns a stretch of the input channels; sixteen rows of the weights at a time are added to it.
+class FullyConnectedDataGradient final : public Kernel {
+ public:
+  FullyConnectedDataGradient(int inputs, int outputs, int images, const Epilogue& epilogue)
+      : inputs_(inputs), outputs_(outputs), images_(images), epilogue_(epilogue) {}
+  std::string algorithm() const override { return std::string("weights in place, row by row, ") + isa().name; }
+
+  void run(const KernelCall& call) override {
+    const float *incoming = call.input<float>(0), *weights = call.input<float>(1), *bias = call.input<float>(2);
+    float* result = call.output<float>(0);
+    if (!result) return;
+    parallel_for(ceil_divide(inputs_, kStretch), [&](std::size_t task, int) {
+      const int begin = static_cast<int>(task) * kStretch, count = std::min(kStretch, inputs_ - begin);
+      for (int p = 0; p < images_; ++p) {
+        float* to = result + std::size_t(p) * inputs_ + begin;
+        if (bias) std::copy_n(bias + begin, count, to);
+        else std::fill_n(to, count, 0.0f);
+      }
+      for (int o = 0; o < outputs_; o += kRows)
+        multiply_in_place(isa(), images_, count, std::min(kRows, outputs_ - o), incoming + o, outputs_,
+                          weights + std::size_t(o) * inputs_ + begin, inputs_, result + begin, inputs_);
+    });
+    if (epilogue_.has_neuron()) apply_neuron(epilogue_.neuron, result, images_, inputs_);
+  }
+
+ private:
+  static constexpr int kStretch = 512, kRows = 16;
+  int inputs_, outputs_, images_;
+  Epilogue epilogue_;
+};
+
+/// Writes the gradient past the caches, which it would only sweep.
+class FullyConnectedWeightGradient final : public Kernel {
+ public:
+  FullyConnectedWeightGradient(int inputs, int outputs, int images) : inputs_(inputs), outputs_(outputs), images_(images) {}
+  std::size_t scratch_bytes() const override { return pixel_sum_parts(images_) * outputs_ * sizeof(float); }
+  std::string algorithm() const override { return std::string("outer products, streamed, ") + isa().name; }
+
+  void run(const KernelCall& call) override {
+    const float *incoming = call.input<float>(0), *x = call.input<float>(1);
+    if (float* bias = call.output<float>(1)) sum_pixels(incoming, images_, outputs_, static_cast<float*>(call.scratch), bias);
+    float* weights = call.output<float>(0);
+    if (!weights) return;
+    parallel_for(ceil_divide(outputs_, kRows), [&](std::size_t task, int) {
+      const int first = static_cast<int>(task) * kRows, rows = std::min(kRows, outputs_ - first);
+      isa().stream_product(rows, inputs_, images_, incoming + first, outputs_, x, inputs_, weights + std::size_t(first) * inputs_, inputs_);
+    });
+  }
+
+ private:
+  static constexpr int kRows = 16;
+  int inputs_, outputs_, images_;
+};
+
+/// Images whose rows of results fit into the tiles' registers, and weights that are worth it.
+constexpr int kMostImages = 64, kFewImages = 16, kFewestOutputs = 64;
+constexpr std::size_t kStreamedFloats = std::size_t(2) << 20;
+
+bool is_fully_connected(const ConvolutionGeometry& geometry, const WeightLayout& layout, int images, int most_images) {
+  const Window single;
+  return geometry.groups == 1 && geometry.window == single && layout.input == 1 && layout.output == geometry.input_channels &&
+         images > 0 && images <= most_images;
+}
+
+}  // namespace
+
+std::unique_ptr<Kernel> make_fully_connected_forward(const ConvolutionGeometry& geometry, const WeightLayout& layout, int images,
+                                                     const Epilogue& epilogue) {
+  const int most = std::min(kMostImages, isa().lanes * (isa().piece_rows[3] > 0 ? 4 : isa().piece_rows[2] > 0 ? 3 : 2));
+  if (epilogue.sub_pixel_scale > 1 || geometry.output_channels < kFewestOutputs || !is_fully_connected(geometry, layout, images, most)) return nullptr;
+  return std::make_unique<FullyConnectedForward>(geometry.input_channels, geometry.output_channels, images, epilogue);
+}
+
+std::unique_ptr<Kernel> make_fully_connected_data_gradient(const ConvolutionGeometry& geometry, const WeightLayout& layout, int images,
+                                                           const Epilogue& epilogue) {
+  if (!is_fully_connected(geometry, layout, images, kFewImages)) return nullptr;
+  return std::make_unique<FullyConnectedDataGradient>(geometry.input_channels, geometry.output_channels, images, epilogue);
+}
+
+std::unique_ptr<Kernel> make_fully_connected_weight_gradient(const ConvolutionGeometry& geometry, const WeightLayout& layout, int images) {
+  const std::size_t count = std::size_t(geometry.input_channels) * geometry.output_channels;
+  if (!is_fully_connected(geometry, layout, images, kFewImages) || count < kStreamedFloats) return nullptr;
+  return std::make_unique<FullyConnectedWeightGradient>(geometry.input_channels, geometry.output_channels, images);
+}
+
+}  // namespace mpsnn::cpu
