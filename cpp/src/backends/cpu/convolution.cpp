@@ -9,6 +9,7 @@
 #include "backends/cpu/kernels.hpp"
 #include "backends/cpu/loops.hpp"
 #include "backends/cpu/neuron.hpp"
+#include "backends/cpu/winograd.hpp"
 #include "core/parallel.hpp"
 
 namespace mpsnn::cpu {
@@ -136,6 +137,11 @@ class CorrelationKernel final : public Kernel {
   PackedVersion version_;
 };
 
+bool by_channels(const ConvolutionChoice& choice) { return choice.algorithm == ConvolutionAlgorithm::winograd_channels; }
+bool is_winograd(const ConvolutionChoice& choice) {
+  return choice.algorithm == ConvolutionAlgorithm::winograd || by_channels(choice);
+}
+
 /// A kernel that says why it was chosen.
 class ExplainedKernel final : public Kernel {
  public:
@@ -165,6 +171,8 @@ std::unique_ptr<Kernel> make_forward(const ConvolutionGeometry& geometry, const 
       choose({ConvolutionPass::forward, geometry, images, precision, epilogue.sub_pixel_scale});
   if (choice.algorithm == ConvolutionAlgorithm::direct)
     return explain(make_depthwise_forward(geometry, layout, images, epilogue), choice);
+  if (is_winograd(choice))
+    return explain(make_winograd_forward(geometry, layout, images, epilogue, precision, by_channels(choice)), choice);
   std::vector<Correlation> correlations;
   correlations.push_back(forward_correlation(geometry, layout, images, epilogue.sub_pixel_scale));
   return explain(std::make_unique<CorrelationKernel>(std::move(correlations), geometry, images, geometry.output_channels,
@@ -180,6 +188,8 @@ std::unique_ptr<Kernel> make_data_gradient(const ConvolutionGeometry& geometry, 
     return explain(make_depthwise_data_gradient(geometry, layout, images, epilogue), choice);
   if (choice.algorithm == ConvolutionAlgorithm::columns)
     return explain(make_column_gradient(geometry, layout, images, epilogue), choice);
+  if (is_winograd(choice))
+    return explain(make_winograd_data_gradient(geometry, layout, images, epilogue, precision, by_channels(choice)), choice);
   const bool clamps =
       geometry.edge_mode == ImageEdgeMode::Clamp && !(geometry.window.y.is_inside() && geometry.window.x.is_inside());
   ConvolutionGeometry enlarged = geometry;

@@ -7,7 +7,7 @@
 #include <optional>
 
 #include "backends/cpu/convolution_kernels.hpp"
-#include "backends/cpu/isa/isa.hpp"
+#include "backends/cpu/winograd.hpp"
 
 namespace mpsnn::cpu {
 namespace {
@@ -17,7 +17,9 @@ constexpr struct {
   const char* name;
 } kAlgorithms[] = {{ConvolutionAlgorithm::direct, "direct"},
                    {ConvolutionAlgorithm::gemm, "gemm"},
-                   {ConvolutionAlgorithm::columns, "columns"}};
+                   {ConvolutionAlgorithm::columns, "columns"},
+                   {ConvolutionAlgorithm::winograd, "winograd"},
+                   {ConvolutionAlgorithm::winograd_channels, "winograd_channels"}};
 
 const char* name_of(ConvolutionAlgorithm algorithm) { return kAlgorithms[static_cast<int>(algorithm)].name; }
 
@@ -44,6 +46,12 @@ const std::optional<ConvolutionAlgorithm>& wanted_algorithm() {
 // Two vector multiply-adds a cycle at best; the tiles reach 85 % of that from the first-level cache. Copying moves a vector a cycle.
 constexpr double kMultiplyAddsPerCycle = 2 * 0.85;
 
+/// Channels of a group below which transforms cost more than they save. The bound of the rounding error too is that of a sum over
+/// channels: a sum of few terms next to large ones in the same tile would lose more.
+constexpr int kWinogradChannels = 16;
+/// Pixels that a weight gradient adds up at least, for the same reason.
+constexpr std::size_t kWinogradPixels = 64;
+
 double vectors(int channels) { return ceil_divide(channels, isa().lanes); }
 
 /// Rows of patches times weights; a weight gradient has the roles changed, and the same count.
@@ -68,6 +76,37 @@ double column_cycles(const ConvolutionProblem& p) {
 /// A load, a multiply-add and a share of a store for each tap of each vector of channels.
 double direct_cycles(const ConvolutionProblem& p) {
   return double(p.output_pixels()) * p.taps() * vectors(p.geometry.output_channels);
+}
+
+/// Tiles of a batch.
+double tile_count(const ConvolutionProblem& p, const WinogradTransforms& transforms) {
+  const Window& window = p.geometry.window;
+  const bool mirrors = p.pass == ConvolutionPass::data_gradient;
+  const TileAxis y(mirrors ? window.y.mirrored() : window.y, transforms), x(mirrors ? window.x.mirrored() : window.x, transforms);
+  return double(y.tiles.size()) * x.tiles.size() * std::max(0, p.images);
+}
+
+/// A transform of a vector of channels is some 150 operations, and its loads and stores: 110 cycles for 36 positions.
+double winograd_cycles(const ConvolutionProblem& p, bool by_channels) {
+  const WinogradTransforms& transforms = *winograd_transforms(p.geometry.window.y.kernel, p.precision);
+  const double tiles = tile_count(p, transforms), positions = transforms.positions(), transform = 3 * positions;
+  const int sources = p.pass == ConvolutionPass::data_gradient ? p.group_outputs() : p.group_inputs();
+  const int results = p.pass == ConvolutionPass::data_gradient ? p.group_inputs() : p.group_outputs();
+  const double images = tiles * transform * (vectors(sources) + vectors(results));
+  const double products = tiles * positions * sources * vectors(results) / kMultiplyAddsPerCycle;
+  const double weights = transform * sources * vectors(results) * (by_channels ? 1 + tiles / 256 : 2);
+  return p.geometry.groups * (images + products + weights);
+}
+
+std::string winograd_obstacle(const ConvolutionProblem& p) {
+  const Axis &y = p.geometry.window.y, &x = p.geometry.window.x;
+  if (y.kernel != x.kernel || !winograd_transforms(y.kernel, p.precision)) return "not 3 x 3 or 5 x 5 taps";
+  if (y.stride != 1 || x.stride != 1) return "strides";
+  if (p.sub_pixel_scale > 1) return "sub-pixels";
+  if (p.geometry.edge_mode == ImageEdgeMode::Clamp && !(y.is_inside() && x.is_inside())) return "edges are clamped";
+  if (std::min(p.group_inputs(), p.group_outputs()) < kWinogradChannels) return "few channels";
+  if (p.pass == ConvolutionPass::weight_gradient && p.output_pixels() < kWinogradPixels) return "few pixels";
+  return "";
 }
 
 std::string columns_obstacle(const ConvolutionProblem& p) {
@@ -99,6 +138,9 @@ std::string obstacle(ConvolutionAlgorithm algorithm, const ConvolutionProblem& p
       return p.sub_pixel_scale > 1 ? "sub-pixels" : "";
     case ConvolutionAlgorithm::gemm: return "";
     case ConvolutionAlgorithm::columns: return columns_obstacle(p);
+    case ConvolutionAlgorithm::winograd: return winograd_obstacle(p);
+    case ConvolutionAlgorithm::winograd_channels:
+      return p.pass == ConvolutionPass::weight_gradient ? "it is a weight gradient" : winograd_obstacle(p);
   }
   return "";
 }
@@ -108,6 +150,8 @@ double estimate_cycles(ConvolutionAlgorithm algorithm, const ConvolutionProblem&
     case ConvolutionAlgorithm::direct: return direct_cycles(problem);
     case ConvolutionAlgorithm::gemm: return gemm_cycles(problem);
     case ConvolutionAlgorithm::columns: return column_cycles(problem);
+    case ConvolutionAlgorithm::winograd: return winograd_cycles(problem, false);
+    case ConvolutionAlgorithm::winograd_channels: return winograd_cycles(problem, true);
   }
   return 0;
 }

@@ -3,6 +3,7 @@
 
 #include "backends/cpu/convolution_kernels.hpp"
 #include "backends/cpu/im2col.hpp"
+#include "backends/cpu/winograd.hpp"
 #include "core/parallel.hpp"
 
 namespace mpsnn::cpu {
@@ -139,6 +140,8 @@ std::unique_ptr<Kernel> make_weight_gradient(const ConvolutionGeometry& geometry
   const ConvolutionChoice choice = choose({ConvolutionPass::weight_gradient, geometry, images, precision});
   if (choice.algorithm == ConvolutionAlgorithm::direct)
     return explain(make_depthwise_weight_gradient(geometry, layout, images, is_transposed), choice);
+  if (choice.algorithm == ConvolutionAlgorithm::winograd)
+    return explain(make_winograd_weight_gradient(geometry, layout, images, is_transposed, precision), choice);
   return explain(std::make_unique<WeightGradientKernel>(geometry, layout, images, is_transposed), choice);
 }
 

@@ -6,7 +6,8 @@
 #define MPSNN_ISA_ROWS 6
 #define MPSNN_ISA_VECTORS 2
 #include "backends/cpu/isa/microkernel.inl"
+#include "backends/cpu/isa/winograd.inl"
 
 namespace mpsnn::cpu {
-const Isa kAvx2Isa = make_isa("avx2");
+const Isa kAvx2Isa = with_winograd(make_isa("avx2"));
 }

@@ -6,7 +6,8 @@
 #define MPSNN_ISA_ROWS 14
 #define MPSNN_ISA_VECTORS 2
 #include "backends/cpu/isa/microkernel.inl"
+#include "backends/cpu/isa/winograd.inl"
 
 namespace mpsnn::cpu {
-const Isa kAvx512Isa = make_isa("avx512");
+const Isa kAvx512Isa = with_winograd(make_isa("avx512"));
 }

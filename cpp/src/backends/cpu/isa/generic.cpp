@@ -6,7 +6,8 @@
 #define MPSNN_ISA_ROWS 4
 #define MPSNN_ISA_VECTORS 2
 #include "backends/cpu/isa/microkernel.inl"
+#include "backends/cpu/isa/winograd.inl"
 
 namespace mpsnn::cpu {
-const Isa kGenericIsa = make_isa("generic");
+const Isa kGenericIsa = with_winograd(make_isa("generic"));
 }

@@ -14,6 +14,33 @@ namespace mpsnn::cpu {
 using GemmTile = void (*)(std::size_t depth, const float* a, std::size_t a_stride, const float* b, std::size_t b_stride, float* c,
                           std::size_t c_stride, const float* start, int columns);
 
+/// Pixels of a tile that lie on the image: rows [first_y, last_y), columns [first_x, last_x). The others read as zeros.
+struct WinogradInside {
+  int first_y, last_y, first_x, last_x;
+};
+
+/// Winograd's convolution F(m x m, r x r) on tiles of n = m + r - 1 pixels each way, for vectors of channels. What has n x n
+/// positions lies `step` floats apart from one position to the next, in whole vectors: channels that fill up the last are zeros.
+struct WinogradTransforms {
+  int outputs, taps;  ///< m, r
+  constexpr int tile() const { return outputs + taps - 1; }
+  constexpr int positions() const { return tile() * tile(); }
+  /// v := B^T d B of the image's tile d, whose pixel (i, j) is at source + i * line + j * pixel. Channels lie in panels as wide as
+  /// a matrix tile, `panel_step` floats apart.
+  void (*input)(const float* source, std::ptrdiff_t line, std::ptrdiff_t pixel, const WinogradInside& inside, int channels, float* v,
+                std::size_t step, std::size_t panel_step);
+  /// z := A e A^T of the incoming gradient's m x m pixels e.
+  void (*spread)(const float* source, std::ptrdiff_t line, std::ptrdiff_t pixel, const WinogradInside& inside, int channels, float* z,
+                 std::size_t step, std::size_t panel_step);
+  /// The first `lines` x `columns` pixels of the result := A^T m A + bias; `bias` may be null.
+  void (*output)(const float* m, std::size_t step, const float* bias, int channels, float* result, std::ptrdiff_t line,
+                 std::ptrdiff_t pixel, int lines, int columns);
+  /// u := G w G^T of weights whose taps lie `tap_step` floats apart; `count` is a multiple of the lanes.
+  void (*weights)(const float* w, std::size_t tap_step, std::size_t count, float* u, std::size_t step);
+  /// w := G^T u G
+  void (*gather)(const float* u, std::size_t step, std::size_t count, float* w, std::size_t tap_step);
+};
+
 /// What one instruction set provides. Everything else in the engine is plain C++.
 struct Isa {
   const char* name;
@@ -35,6 +62,8 @@ struct Isa {
                                std::size_t stride, int* counts);
   void (*count_common_bits)(std::size_t rows, std::size_t words, const std::uint64_t* a, const std::uint64_t* b,
                             std::size_t stride, int* counts);
+
+  WinogradTransforms winograd_four = {}, winograd_two = {}, winograd_five_taps = {};  ///< F(4 x 4, 3 x 3), F(2 x 2, 3 x 3), F(2 x 2, 5 x 5)
 
   int tile_columns() const { return vectors * lanes; }
 };

@@ -6,7 +6,8 @@
 #define MPSNN_ISA_ROWS 8
 #define MPSNN_ISA_VECTORS 3
 #include "backends/cpu/isa/microkernel.inl"
+#include "backends/cpu/isa/winograd.inl"
 
 namespace mpsnn::cpu {
-const Isa kNeonIsa = make_isa("neon");
+const Isa kNeonIsa = with_winograd(make_isa("neon"));
 }

@@ -1,0 +1,69 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "backends/cpu/winograd.hpp"
+
+#include <algorithm>
+
+namespace mpsnn::cpu {
+
+const WinogradTransforms* winograd_transforms(int taps, Precision precision) {
+  if (taps == 3) return precision == Precision::strict ? &isa().winograd_two : &isa().winograd_four;
+  return taps == 5 && precision == Precision::fast ? &isa().winograd_five_taps : nullptr;
+}
+
+TileAxis::TileAxis(const Axis& axis, const WinogradTransforms& transforms)
+    : input(axis.input), output(std::max(0, axis.output)), dilation(axis.dilation) {
+  for (int phase = 0; phase < std::min(dilation, output); ++phase) {
+    for (int first = phase; first < output; first += transforms.outputs * dilation) {
+      Tile tile{first, std::min(transforms.outputs, ceil_divide(output - first, dilation)), axis.origin(first), {}};
+      while (tile.inside.begin < transforms.tile() && axis.tap(first, tile.inside.begin) < 0) ++tile.inside.begin;
+      tile.inside.end = tile.inside.begin;
+      while (tile.inside.end < transforms.tile() && axis.tap(first, tile.inside.end) < input) ++tile.inside.end;
+      tiles.push_back(tile);
+    }
+  }
+}
+
+Tiles::Tiles(const Window& window, int images, const WinogradTransforms& transforms)
+    : y_(window.y, transforms), x_(window.x, transforms), count_(y_.tiles.size() * x_.tiles.size() * std::max(0, images)) {}
+
+Tiles::Place Tiles::place_of(std::size_t tile) const {
+  const std::size_t line = tile / x_.tiles.size();
+  return {line / y_.tiles.size(), &y_.tiles[line % y_.tiles.size()], &x_.tiles[tile % x_.tiles.size()]};
+}
+
+void Tiles::transform_inputs(const WinogradTransforms& transforms, const float* image, int image_channels, int channels,
+                             std::size_t first, int tiles, float* v, std::size_t tile_step, std::size_t step,
+                             std::size_t panel_step) const {
+  const std::ptrdiff_t pixel = image_channels, line = pixel * x_.input;
+  for (int t = 0; t < tiles; ++t, v += tile_step) {
+    const Place place = place_of(first + t);
+    const float* source = image + (std::ptrdiff_t(place.image) * y_.input + place.y->origin) * line + place.x->origin * pixel;
+    transforms.input(source, line * y_.dilation, pixel * x_.dilation,
+                     {place.y->inside.begin, place.y->inside.end, place.x->inside.begin, place.x->inside.end}, channels, v, step,
+                     panel_step);
+  }
+}
+
+void Tiles::spread(const WinogradTransforms& transforms, const float* incoming, int image_channels, int channels,
+                   std::size_t first, int tiles, float* z, std::size_t tile_step, std::size_t step, std::size_t panel_step) const {
+  const std::ptrdiff_t pixel = image_channels, line = pixel * x_.output;
+  for (int t = 0; t < tiles; ++t, z += tile_step) {
+    const Place place = place_of(first + t);
+    const float* source = incoming + (std::ptrdiff_t(place.image) * y_.output + place.y->first) * line + place.x->first * pixel;
+    transforms.spread(source, line * y_.dilation, pixel * x_.dilation, {0, place.y->count, 0, place.x->count}, channels, z, step,
+                      panel_step);
+  }
+}
+
+void Tiles::transform_outputs(const WinogradTransforms& transforms, const float* m, std::size_t tile_step, std::size_t step,
+                              const float* bias, int channels, std::size_t first, int tiles, float* result,
+                              int result_channels) const {
+  const std::ptrdiff_t pixel = result_channels, line = pixel * x_.output;
+  for (int t = 0; t < tiles; ++t, m += tile_step) {
+    const Place place = place_of(first + t);
+    float* to = result + (std::ptrdiff_t(place.image) * y_.output + place.y->first) * line + place.x->first * pixel;
+    transforms.output(m, step, bias, channels, to, line * y_.dilation, pixel * x_.dilation, place.y->count, place.x->count);
+  }
+}
+
+}  // namespace mpsnn::cpu

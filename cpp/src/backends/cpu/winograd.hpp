@@ -1,0 +1,89 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <memory>
+#include <vector>
+
+#include "backends/cpu/convolution_kernels.hpp"
+
+/// Winograd's convolution for windows of 3 x 3 or 5 x 5 taps and stride 1: tiles of the image and the weights are transformed so
+/// that a convolution of a tile becomes products at each of its positions, which are matrix products over the channels. F(4 x 4,
+/// 3 x 3) needs a quarter of the multiplications, F(2 x 2, 5 x 5) and F(2 x 2, 3 x 3) 36 % and 44 %.
+namespace mpsnn::cpu {
+
+/// The transforms for a kernel size; those of F(2 x 2, 3 x 3) where precision is strict. Null when there are none.
+const WinogradTransforms* winograd_transforms(int taps, Precision precision);
+
+/// How the tiles of an axis lie: with dilation, each phase of the pixels has tiles of its own.
+struct TileAxis {
+  struct Tile {
+    int first;   ///< output pixel; the next ones follow in steps of the dilation
+    int count;   ///< output pixels, at most those of a tile
+    int origin;  ///< first input pixel, may lie outside
+    Range inside;  ///< pixels of the tile that lie on the image
+  };
+  std::vector<Tile> tiles;
+  int input, output, dilation;
+
+  TileAxis(const Axis& axis, const WinogradTransforms& transforms);
+};
+
+/// The tiles of a batch, numbered through all images.
+class Tiles {
+ public:
+  Tiles(const Window& window, int images, const WinogradTransforms& transforms);
+  std::size_t count() const { return count_; }
+
+  /// v := the transformed tiles first, first + 1, ... of an image's channels, each `tile_step` floats behind the one before.
+  void transform_inputs(const WinogradTransforms& transforms, const float* image, int image_channels, int channels,
+                        std::size_t first, int tiles, float* v, std::size_t tile_step, std::size_t step, std::size_t panel_step) const;
+  /// The same for the tiles of the incoming gradient.
+  void spread(const WinogradTransforms& transforms, const float* incoming, int image_channels, int channels, std::size_t first,
+              int tiles, float* z, std::size_t tile_step, std::size_t step, std::size_t panel_step) const;
+  /// Stores the result's pixels of those tiles.
+  void transform_outputs(const WinogradTransforms& transforms, const float* m, std::size_t tile_step, std::size_t step,
+                         const float* bias, int channels, std::size_t first, int tiles, float* result, int result_channels) const;
+  /// Calls body(first pixel, pixels) for each run of neighbouring result pixels of a tile.
+  template <class Body>
+  void for_each_run(std::size_t first, int tiles, Body&& body) const {
+    for (int t = 0; t < tiles; ++t) {
+      const Place place = place_of(first + t);
+      for (int i = 0; i < place.y->count; ++i) {
+        const std::size_t line = place.image * y_.output + place.y->first + i * y_.dilation;
+        if (x_.dilation == 1) {
+          body(line * x_.output + place.x->first, place.x->count);
+        } else {
+          for (int j = 0; j < place.x->count; ++j) body(line * x_.output + place.x->first + j * x_.dilation, 1);
+        }
+      }
+    }
+  }
+
+ private:
+  struct Place {
+    std::size_t image;
+    const TileAxis::Tile *y, *x;
+  };
+  Place place_of(std::size_t tile) const;
+
+  TileAxis y_, x_;
+  std::size_t count_;
+};
+
+/// Weights of a Winograd convolution: strides from result to result channel, tap to tap, source to source channel.
+struct WinogradWeights {
+  std::ptrdiff_t offset, group, result, y, x, source;
+};
+
+/// Where positions of `count` floats begin: not a multiple of 4 KiB apart, else stores of all of them meet in a few lines of the
+/// first-level cache.
+constexpr std::size_t winograd_step(std::size_t count) { return round_up<std::size_t>(count, 16) | 16; }
+
+std::unique_ptr<Kernel> make_winograd_forward(const ConvolutionGeometry& geometry, const WeightLayout& layout, int images,
+                                              const Epilogue& epilogue, Precision precision, bool by_channels);
+std::unique_ptr<Kernel> make_winograd_data_gradient(const ConvolutionGeometry& geometry, const WeightLayout& layout, int images,
+                                                    const Epilogue& epilogue, Precision precision, bool by_channels);
+std::unique_ptr<Kernel> make_winograd_weight_gradient(const ConvolutionGeometry& geometry, const WeightLayout& layout, int images,
+                                                      bool is_transposed, Precision precision);
+
+}  // namespace mpsnn::cpu
