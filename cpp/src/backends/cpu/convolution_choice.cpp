@@ -18,8 +18,7 @@ constexpr struct {
 } kAlgorithms[] = {{ConvolutionAlgorithm::direct, "direct"},
                    {ConvolutionAlgorithm::gemm, "gemm"},
                    {ConvolutionAlgorithm::columns, "columns"},
-                   {ConvolutionAlgorithm::winograd, "winograd"},
-                   {ConvolutionAlgorithm::winograd_channels, "winograd_channels"}};
+                   {ConvolutionAlgorithm::winograd, "winograd"}};
 
 const char* name_of(ConvolutionAlgorithm algorithm) { return kAlgorithms[static_cast<int>(algorithm)].name; }
 
@@ -87,14 +86,14 @@ double tile_count(const ConvolutionProblem& p, const WinogradTransforms& transfo
 }
 
 /// A transform of a vector of channels is some 150 operations, and its loads and stores: 110 cycles for 36 positions.
-double winograd_cycles(const ConvolutionProblem& p, bool by_channels) {
+double winograd_cycles(const ConvolutionProblem& p) {
   const WinogradTransforms& transforms = *winograd_transforms(p.geometry.window.y.kernel, p.precision);
   const double tiles = tile_count(p, transforms), positions = transforms.positions(), transform = 3 * positions;
   const int sources = p.pass == ConvolutionPass::data_gradient ? p.group_outputs() : p.group_inputs();
   const int results = p.pass == ConvolutionPass::data_gradient ? p.group_inputs() : p.group_outputs();
   const double images = tiles * transform * (vectors(sources) + vectors(results));
   const double products = tiles * positions * sources * vectors(results) / kMultiplyAddsPerCycle;
-  const double weights = transform * sources * vectors(results) * (by_channels ? 1 + tiles / 256 : 2);
+  const double weights = transform * sources * vectors(results) * 2;
   return p.geometry.groups * (images + products + weights);
 }
 
@@ -139,8 +138,6 @@ std::string obstacle(ConvolutionAlgorithm algorithm, const ConvolutionProblem& p
     case ConvolutionAlgorithm::gemm: return "";
     case ConvolutionAlgorithm::columns: return columns_obstacle(p);
     case ConvolutionAlgorithm::winograd: return winograd_obstacle(p);
-    case ConvolutionAlgorithm::winograd_channels:
-      return p.pass == ConvolutionPass::weight_gradient ? "it is a weight gradient" : winograd_obstacle(p);
   }
   return "";
 }
@@ -150,8 +147,7 @@ double estimate_cycles(ConvolutionAlgorithm algorithm, const ConvolutionProblem&
     case ConvolutionAlgorithm::direct: return direct_cycles(problem);
     case ConvolutionAlgorithm::gemm: return gemm_cycles(problem);
     case ConvolutionAlgorithm::columns: return column_cycles(problem);
-    case ConvolutionAlgorithm::winograd: return winograd_cycles(problem, false);
-    case ConvolutionAlgorithm::winograd_channels: return winograd_cycles(problem, true);
+    case ConvolutionAlgorithm::winograd: return winograd_cycles(problem);
   }
   return 0;
 }

@@ -80,9 +80,9 @@ struct WinogradWeights {
 constexpr std::size_t winograd_step(std::size_t count) { return round_up<std::size_t>(count, 16) | 16; }
 
 std::unique_ptr<Kernel> make_winograd_forward(const ConvolutionGeometry& geometry, const WeightLayout& layout, int images,
-                                              const Epilogue& epilogue, Precision precision, bool by_channels);
+                                              const Epilogue& epilogue, Precision precision);
 std::unique_ptr<Kernel> make_winograd_data_gradient(const ConvolutionGeometry& geometry, const WeightLayout& layout, int images,
-                                                    const Epilogue& epilogue, Precision precision, bool by_channels);
+                                                    const Epilogue& epilogue, Precision precision);
 std::unique_ptr<Kernel> make_winograd_weight_gradient(const ConvolutionGeometry& geometry, const WeightLayout& layout, int images,
                                                       bool is_transposed, Precision precision);
 

@@ -32,8 +32,8 @@ class WinogradWeightGradient final : public Kernel {
     bias_pixels_ = image_count * (is_transposed ? std::size_t(y.input) * x.input : std::size_t(std::max(0, y.output)) * std::max(0, x.output));
     bias_channels_ = is_transposed ? geometry.input_channels : geometry.output_channels;
     input_ranges_ = ceil_divide(panels_, std::max(1, knob("WC", 64) / isa_.tile_columns()));
-    output_ranges_ = ceil_divide(outputs_, knob("WO", 96));
-    block_ = knob("WN", 32);
+    output_ranges_ = ceil_divide(outputs_, knob("WO", 64));
+    block_ = knob("WN", 48);
     const std::size_t ranges = std::size_t(geometry.groups) * input_ranges_ * output_ranges_;
     parts_ = std::max<std::size_t>(1, std::min((kTasks + ranges - 1) / ranges, tiles_.count() / (kPartBlocks * block_)));
     block_ = static_cast<int>(std::clamp<std::size_t>(tiles_.count() / parts_ + 1, 1, block_));
