@@ -8,12 +8,12 @@
 namespace mpsnn::cpu {
 namespace {
 
-/// Floats of transformed tiles and sums that a thread holds at once, in its second-level cache: 1.25 MiB with AVX-512, half of it
+/// Floats of transformed tiles and sums that a thread holds at once, in its second-level cache: 1 MiB with AVX-512, half of it
 /// with AVX2. Few tiles are held at once all the same, up to 1.25 MiB: sums that leave the second-level cache cost less than weights
 /// that are read or transformed once more.
-constexpr int kLaneFloats = 20 << 10, kLargeBlockFloats = 320 << 10;
-/// Source channels in one chain of additions, and whose weights are transformed at a time.
-constexpr int kChain = 128, kWeightChannels = 32;
+constexpr int kLaneFloats = 16 << 10, kLargeBlockFloats = 320 << 10;
+/// Source channels whose weights are transformed at a time.
+constexpr int kWeightChannels = 32;
 
 /// What both drivers share: geometry, weights and products.
 class WinogradKernel : public Kernel {
@@ -56,22 +56,6 @@ class WinogradKernel : public Kernel {
   }
   std::size_t taps_floats() const {
     return std::size_t(transforms_.taps) * transforms_.taps * kWeightChannels * isa_.tile_columns();
-  }
-
-  /// m (+)= v * u for one position: `rows` tiles, `depth` source channels, one panel of result channels.
-  void multiply(int rows, int depth, const float* v, std::size_t v_stride, const float* u, int columns, float* m,
-                std::size_t m_stride, bool overwrites) const {
-    const int vectors = columns / isa_.lanes, tiles = ceil_divide(rows, isa_.rows);
-    for (int first = 0; first < depth; first += kChain) {
-      const int chain = std::min(kChain, depth - first);
-      for (int tile = 0; tile < tiles; ++tile) {
-        const int row = static_cast<int>(part_begin(rows, tile, tiles));
-        const int count = static_cast<int>(part_begin(rows, tile + 1, tiles)) - row;
-        isa_.row_tiles[(count - 1) * isa_.vectors + vectors - 1](chain, v + row * v_stride + first, v_stride,
-                                                                 u + std::ptrdiff_t(first) * columns, columns, m + row * m_stride,
-                                                                 m_stride, overwrites && first == 0 ? kZeros : nullptr, columns);
-      }
-    }
   }
 
   const Isa& isa_;
@@ -189,8 +173,8 @@ class WinogradConvolution final : public WinogradKernel {
       for (int p = 0; p < positions(); ++p) {
         const float* panel_u = u + p * u_step_;
         for (int panel = panels.begin; panel < panels.end; ++panel) {
-          multiply(tiles, depth, v + p * v_step_, chunk_, panel_u, panel_stride(panel),
-                   m + p * m_step_ + (panel - panels.begin) * isa_.tile_columns(), m_stride_, chunk == 0);
+          multiply_panel(isa_, false, tiles, depth, v + p * v_step_, chunk_, panel_u, panel_stride(panel), panel_stride(panel),
+                         m + p * m_step_ + (panel - panels.begin) * isa_.tile_columns(), m_stride_, chunk == 0);
           panel_u += std::ptrdiff_t(depth) * panel_stride(panel);
         }
       }

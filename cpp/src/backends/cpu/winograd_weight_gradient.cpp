@@ -1,6 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
 #include <algorithm>
-#include <cstdlib>
 
 #include "backends/cpu/winograd.hpp"
 #include "core/parallel.hpp"
@@ -8,11 +7,14 @@
 namespace mpsnn::cpu {
 namespace {
 
-static int knob(const char* n, int d) { const char* t = std::getenv(n); return t ? std::atoi(t) : d; }
+/// Channels of either image and tiles that a task holds at once: transformed tiles and sums take 590 KiB each.
+constexpr int kChannels = 64, kTiles = 64;
+/// Tasks wanted. When the channels give fewer, the tiles are cut into parts of at least kPartBlocks blocks.
+constexpr std::size_t kTasks = 16, kPartBlocks = 4;
 
 /// The exact adjoint of the Winograd forward pass: dU = (A E A^T) x (B^T d B) summed over the tiles, at each position, then
 /// dW = G^T dU G. A task owns some input and output channels of some tiles: its sums and a block of transformed tiles stay in the
-/// second-level cache. Transforms are repeated for each of the ranges that the other channels are cut into, a sixth of the products'
+/// second-level cache. Transforms are repeated for each of the ranges that the other channels are cut into, a fifth of the products'
 /// time; nothing but the images is read from farther away.
 class WinogradWeightGradient final : public Kernel {
  public:
@@ -31,12 +33,11 @@ class WinogradWeightGradient final : public Kernel {
     const Axis &y = geometry.window.y, &x = geometry.window.x;
     bias_pixels_ = image_count * (is_transposed ? std::size_t(y.input) * x.input : std::size_t(std::max(0, y.output)) * std::max(0, x.output));
     bias_channels_ = is_transposed ? geometry.input_channels : geometry.output_channels;
-    input_ranges_ = ceil_divide(panels_, std::max(1, knob("WC", 64) / isa_.tile_columns()));
-    output_ranges_ = ceil_divide(outputs_, knob("WO", 64));
-    block_ = knob("WN", 48);
+    input_ranges_ = ceil_divide(panels_, std::max(1, kChannels / isa_.tile_columns()));
+    output_ranges_ = ceil_divide(outputs_, kChannels);
     const std::size_t ranges = std::size_t(geometry.groups) * input_ranges_ * output_ranges_;
-    parts_ = std::max<std::size_t>(1, std::min((kTasks + ranges - 1) / ranges, tiles_.count() / (kPartBlocks * block_)));
-    block_ = static_cast<int>(std::clamp<std::size_t>(tiles_.count() / parts_ + 1, 1, block_));
+    parts_ = std::max<std::size_t>(1, std::min((kTasks + ranges - 1) / ranges, tiles_.count() / (kPartBlocks * kTiles)));
+    block_ = static_cast<int>(std::clamp<std::size_t>(tiles_.count() / parts_ + 1, 1, kTiles));
     range_columns_ = ceil_divide(panels_, input_ranges_) * isa_.tile_columns();
     const int range_outputs = ceil_divide(outputs_, output_ranges_);
     z_stride_ = round_up(range_outputs, 16) | 16;
@@ -85,8 +86,6 @@ class WinogradWeightGradient final : public Kernel {
   }
 
  private:
-  static constexpr std::size_t kTasks = 16, kPartBlocks = 4;
-
   /// Channels of a group that a task owns.
   struct Block {
     int group;
@@ -118,9 +117,9 @@ class WinogradWeightGradient final : public Kernel {
       for (int p = 0; p < positions(); ++p) {
         for (int panel = 0; panel < block.panels.size(); ++panel) {
           const int column = panel * isa_.tile_columns(), columns = std::min(isa_.tile_columns(), input_count(block) - column);
-          multiply_transposed(isa_, block.outputs.size(), round_up(columns, isa_.lanes), tiles, own + z_offset_ + p * z_step_, z_stride_,
-                              own + v_offset_ + p * v_step_ + std::ptrdiff_t(column) * block_, isa_.tile_columns(),
-                              u + p * u_step_ + column, range_columns_, first == begin);
+          multiply_panel(isa_, true, block.outputs.size(), tiles, own + z_offset_ + p * z_step_, z_stride_,
+                         own + v_offset_ + p * v_step_ + std::ptrdiff_t(column) * block_, isa_.tile_columns(), round_up(columns, isa_.lanes),
+                         u + p * u_step_ + column, range_columns_, first == begin);
         }
       }
     }
@@ -151,9 +150,13 @@ class WinogradWeightGradient final : public Kernel {
   /// The filter of one output channel, from its sums.
   void store(const Block& block, int output, const float* u, std::size_t step, float* w, float* weights) const {
     const int taps = transforms_.taps, inputs = input_count(block), padded = round_up(inputs, isa_.lanes);
-    transforms_.gather(u, step, padded, w, padded);
     float* filter = layout_.at(weights, block.group) + std::ptrdiff_t(block.outputs.begin + output) * layout_.output +
                     first_input(block) * layout_.input;
+    // Stores wait for their lines one after another: fetched ahead, all of them arrive together.
+    if (layout_.input == 1)
+      for (int tap = 0; tap < taps * taps; ++tap)
+        prefetch_for_writing(filter + layout_.output + tap / taps * layout_.y + tap % taps * layout_.x, inputs);
+    transforms_.gather(u, step, padded, w, padded);
     for (int y = 0; y < taps; ++y)
       for (int x = 0; x < taps; ++x, w += padded) {
         float* to = filter + y * layout_.y + x * layout_.x;
