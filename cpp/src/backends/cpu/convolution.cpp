@@ -136,10 +136,6 @@ class CorrelationKernel final : public Kernel {
   PackedVersion version_;
 };
 
-bool by_channels(const ConvolutionChoice& choice) { return choice.algorithm == ConvolutionAlgorithm::winograd_channels; }
-bool is_winograd(const ConvolutionChoice& choice) {
-  return choice.algorithm == ConvolutionAlgorithm::winograd || by_channels(choice);
-}
 
 /// A kernel that says why it was chosen.
 class ExplainedKernel final : public Kernel {
@@ -170,8 +166,8 @@ std::unique_ptr<Kernel> make_forward(const ConvolutionGeometry& geometry, const 
       choose({ConvolutionPass::forward, geometry, images, precision, epilogue.sub_pixel_scale});
   if (choice.algorithm == ConvolutionAlgorithm::direct)
     return explain(make_depthwise_forward(geometry, layout, images, epilogue), choice);
-  if (is_winograd(choice))
-    return explain(make_winograd_forward(geometry, layout, images, epilogue, precision, by_channels(choice)), choice);
+  if (choice.algorithm == ConvolutionAlgorithm::winograd)
+    return explain(make_winograd_forward(geometry, layout, images, epilogue, precision), choice);
   if (auto kernel = make_fully_connected_forward(geometry, layout, images, epilogue)) return explain(std::move(kernel), choice);
   std::vector<Correlation> correlations;
   correlations.push_back(forward_correlation(geometry, layout, images, epilogue.sub_pixel_scale));
@@ -188,8 +184,8 @@ std::unique_ptr<Kernel> make_data_gradient(const ConvolutionGeometry& geometry, 
     return explain(make_depthwise_data_gradient(geometry, layout, images, epilogue), choice);
   if (choice.algorithm == ConvolutionAlgorithm::columns)
     return explain(make_column_gradient(geometry, layout, images, epilogue), choice);
-  if (is_winograd(choice))
-    return explain(make_winograd_data_gradient(geometry, layout, images, epilogue, precision, by_channels(choice)), choice);
+  if (choice.algorithm == ConvolutionAlgorithm::winograd)
+    return explain(make_winograd_data_gradient(geometry, layout, images, epilogue, precision), choice);
   if (auto kernel = make_fully_connected_data_gradient(geometry, layout, images, epilogue)) return explain(std::move(kernel), choice);
   const bool clamps =
       geometry.edge_mode == ImageEdgeMode::Clamp && !(geometry.window.y.is_inside() && geometry.window.x.is_inside());

@@ -16,8 +16,7 @@ enum class ConvolutionAlgorithm {
   direct,    ///< products added up where they lie: depthwise
   gemm,      ///< patches times weights; does everything
   columns,   ///< data gradient: pixels times weights, the products added where their taps lie
-  winograd,  ///< blocks of tiles, with all weights transformed once for each version of the parameters
-  winograd_channels,  ///< blocks of result channels, whose weights are transformed on the way: few tiles, many channels
+  winograd,  ///< tiles and weights transformed, multiplied position by position, transformed back
 };
 
 /// One pass over a convolution, whose geometry is that of the forward direction in all passes.

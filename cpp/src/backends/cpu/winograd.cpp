@@ -4,7 +4,6 @@
 #include <algorithm>
 
 namespace mpsnn::cpu {
-
 const WinogradTransforms* winograd_transforms(int taps, Precision precision) {
   if (taps == 3) return precision == Precision::strict ? &isa().winograd_two : &isa().winograd_four;
   return taps == 5 && precision == Precision::fast ? &isa().winograd_five_taps : nullptr;
@@ -58,11 +57,34 @@ void Tiles::spread(const WinogradTransforms& transforms, const float* incoming, 
 void Tiles::transform_outputs(const WinogradTransforms& transforms, const float* m, std::size_t tile_step, std::size_t step,
                               const float* bias, int channels, std::size_t first, int tiles, float* result,
                               int result_channels) const {
-  const std::ptrdiff_t pixel = result_channels, line = pixel * x_.output;
+  const std::ptrdiff_t pixel = result_channels, line = pixel * x_.output, next_pixel = pixel * x_.dilation, next_line = line * y_.dilation;
+  const auto target = [&](const Place& place) {
+    return result + (std::ptrdiff_t(place.image) * y_.output + place.y->first) * line + place.x->first * pixel;
+  };
+  Place next = place_of(first);
   for (int t = 0; t < tiles; ++t, m += tile_step) {
-    const Place place = place_of(first + t);
-    float* to = result + (std::ptrdiff_t(place.image) * y_.output + place.y->first) * line + place.x->first * pixel;
-    transforms.output(m, step, bias, channels, to, line * y_.dilation, pixel * x_.dilation, place.y->count, place.x->count);
+    const Place place = next;
+    if (t + 1 < tiles) {
+      next = place_of(first + t + 1);
+      for (int i = 0; i < next.y->count; ++i)
+        for (int j = 0; j < next.x->count; ++j) prefetch_for_writing(target(next) + i * next_line + j * next_pixel, channels);
+    }
+    transforms.output(m, step, bias, channels, target(place), next_line, next_pixel, place.y->count, place.x->count);
+  }
+}
+
+void multiply_panel(const Isa& isa, bool is_transposed, int rows, int depth, const float* a, std::size_t a_stride, const float* b,
+                    std::size_t b_stride, int columns, float* c, std::size_t c_stride, bool overwrites) {
+  const GemmTile* kernels = is_transposed ? isa.column_tiles : isa.row_tiles;
+  const int vectors = columns / isa.lanes, tiles = ceil_divide(rows, isa.rows);
+  for (int tile = 0; tile < tiles; ++tile) {
+    const int row = static_cast<int>(part_begin(rows, tile, tiles)), count = static_cast<int>(part_begin(rows, tile + 1, tiles)) - row;
+    float* to = c + row * c_stride;
+    // The sums come from the second-level cache: they arrive while the products are made.
+    for (int i = 0; i < count; ++i)
+      for (int j = 0; j < columns; j += 16) __builtin_prefetch(to + i * c_stride + j, 1);
+    kernels[(count - 1) * isa.vectors + vectors - 1](depth, a + row * (is_transposed ? 1 : a_stride), a_stride, b, b_stride, to, c_stride,
+                                                     overwrites ? kZeros : nullptr, columns);
   }
 }
 

@@ -7,17 +7,15 @@
 namespace mpsnn::cpu {
 namespace {
 
-/// Tiles in one chain of additions: a panel of 128 x 32 floats stays in the first-level cache, and short chains round less.
-constexpr int kChain = 128;
-/// Transformed tiles of both images that are held: 4 MiB, two second-level caches; between one chain and eight.
-constexpr std::size_t kBlockFloats = std::size_t(1) << 20;
-constexpr int kMostChains = 8;
-/// Tiles that a task transforms, and output channels that a task multiplies.
-constexpr int kTaskTiles = 4, kTaskOutputs = 256;
+/// Channels of either image and tiles that a task holds at once: transformed tiles and sums take 590 KiB each.
+constexpr int kChannels = 64, kTiles = 64;
+/// Tasks wanted. When the channels give fewer, the tiles are cut into parts of at least kPartBlocks blocks.
+constexpr std::size_t kTasks = 16, kPartBlocks = 4;
 
 /// The exact adjoint of the Winograd forward pass: dU = (A E A^T) x (B^T d B) summed over the tiles, at each position, then
-/// dW = G^T dU G. Blocks of tiles are transformed by all threads, then positions are multiplied by all threads, each into sums of
-/// its own: one set of sums, added up in the same order for any number of threads.
+/// dW = G^T dU G. A task owns some input and output channels of some tiles: its sums and a block of transformed tiles stay in the
+/// second-level cache. Transforms are repeated for each of the ranges that the other channels are cut into, a fifth of the products'
+/// time; nothing but the images is read from farther away.
 class WinogradWeightGradient final : public Kernel {
  public:
   WinogradWeightGradient(const WinogradTransforms& transforms, const ConvolutionGeometry& geometry, const WeightLayout& layout,
@@ -30,30 +28,39 @@ class WinogradWeightGradient final : public Kernel {
         tiles_(geometry.window, images, transforms),
         inputs_(geometry.input_channels / geometry.groups),
         outputs_(geometry.output_channels / geometry.groups),
-        shape_(isa_, kChain, inputs_) {
+        panels_(ceil_divide(inputs_, isa_.tile_columns())) {
     const std::size_t image_count = std::max(0, images);
     const Axis &y = geometry.window.y, &x = geometry.window.x;
     bias_pixels_ = image_count * (is_transposed ? std::size_t(y.input) * x.input : std::size_t(std::max(0, y.output)) * std::max(0, x.output));
     bias_channels_ = is_transposed ? geometry.input_channels : geometry.output_channels;
-    const std::size_t floats = std::size_t(positions()) * (inputs_ + outputs_) * kChain;
-    block_ = kChain * static_cast<int>(std::clamp<std::size_t>(kBlockFloats / floats, 1, kMostChains));
-    block_ = static_cast<int>(std::clamp<std::size_t>(tiles_.count(), 1, block_));
-    z_stride_ = round_up(outputs_, 16) | 16;
-    v_step_ = winograd_step(std::size_t(block_) * shape_.panels() * isa_.tile_columns());
+    input_ranges_ = ceil_divide(panels_, std::max(1, kChannels / isa_.tile_columns()));
+    output_ranges_ = ceil_divide(outputs_, kChannels);
+    const std::size_t ranges = std::size_t(geometry.groups) * input_ranges_ * output_ranges_;
+    parts_ = std::max<std::size_t>(1, std::min((kTasks + ranges - 1) / ranges, tiles_.count() / (kPartBlocks * kTiles)));
+    block_ = static_cast<int>(std::clamp<std::size_t>(tiles_.count() / parts_ + 1, 1, kTiles));
+    range_columns_ = ceil_divide(panels_, input_ranges_) * isa_.tile_columns();
+    const int range_outputs = ceil_divide(outputs_, output_ranges_);
+    z_stride_ = round_up(range_outputs, 16) | 16;
+    v_step_ = winograd_step(std::size_t(block_) * range_columns_);
     z_step_ = winograd_step(std::size_t(block_) * z_stride_);
-    u_step_ = winograd_step(std::size_t(outputs_) * shape_.padded_columns());
-    v_offset_ = scratch_.add(positions() * v_step_);
-    z_offset_ = scratch_.add(positions() * z_step_);
-    u_offset_ = scratch_.add(positions() * u_step_);
+    u_step_ = winograd_step(std::size_t(range_outputs) * range_columns_);
+    v_offset_ = thread_.add(positions() * v_step_);
+    z_offset_ = thread_.add(positions() * z_step_);
+    taps_offset_ = thread_.add(std::size_t(transforms.taps) * transforms.taps * range_columns_);
+    if (parts_ == 1) u_offset_ = thread_.add(positions() * u_step_);
+    row_offset_ = thread_.add(parts_ == 1 ? 0 : positions() * range_columns_);
     bias_offset_ = scratch_.add(pixel_sum_parts(bias_pixels_) * bias_channels_);
-    taps_offset_ = scratch_.add(taps_floats() * max_thread_count());
+    sums_offset_ = scratch_.add(parts_ == 1 ? 0 : parts_ * ranges * positions() * u_step_);
+    threads_offset_ = scratch_.add(thread_.floats() * max_thread_count());
   }
 
   std::size_t scratch_bytes() const override { return scratch_.floats() * sizeof(float); }
 
   std::string algorithm() const override {
     const std::string m = std::to_string(transforms_.outputs), r = std::to_string(transforms_.taps);
-    return "winograd F(" + m + "x" + m + ", " + r + "x" + r + ") " + isa_.name + ", " + std::to_string(block_) + " tiles at a time";
+    std::string text = "winograd F(" + m + "x" + m + ", " + r + "x" + r + ") " + isa_.name + ", blocks of " +
+                       std::to_string(block_) + " tiles";
+    return parts_ > 1 ? text + ", sum in " + std::to_string(parts_) + " parts" : text;
   }
 
   void run(const KernelCall& call) override {
@@ -64,64 +71,101 @@ class WinogradWeightGradient final : public Kernel {
     if (!weights) return;
     const float* incoming = call.input<float>(is_transposed_ ? 1 : 0);
     const float* source = call.input<float>(is_transposed_ ? 0 : 1);
-    for (int group = 0; group < geometry_.groups; ++group) {
-      if (tiles_.count() == 0) std::fill_n(scratch + u_offset_, positions() * u_step_, 0.0f);
-      for (std::size_t first = 0; first < tiles_.count(); first += block_) {
-        const int tiles = static_cast<int>(std::min<std::size_t>(block_, tiles_.count() - first));
-        transform(incoming + std::ptrdiff_t(group) * outputs_, source + std::ptrdiff_t(group) * inputs_, first, tiles, scratch);
-        multiply(tiles, first == 0, scratch);
-      }
-      store(scratch, group, weights);
-    }
+    const std::size_t ranges = std::size_t(geometry_.groups) * input_ranges_ * output_ranges_;
+    parallel_for(parts_ * ranges, [&](std::size_t task, int thread) {
+      float* own = scratch + threads_offset_ + thread * thread_.floats();
+      const Block block = block_of(task % ranges);
+      float* u = parts_ == 1 ? own + u_offset_ : scratch + sums_offset_ + task * positions() * u_step_;
+      add_tiles(block, part_begin(tiles_.count(), task / ranges, parts_), part_begin(tiles_.count(), task / ranges + 1, parts_),
+                incoming, source, u, own);
+      if (parts_ > 1) return;
+      for (int output = 0; output < block.outputs.size(); ++output)
+        store(block, output, u + std::size_t(output) * range_columns_, u_step_, own + taps_offset_, weights);
+    });
+    if (parts_ > 1) add_parts(ranges, scratch, weights);
   }
 
  private:
+  /// Channels of a group that a task owns.
+  struct Block {
+    int group;
+    Range panels, outputs;
+  };
+  Block block_of(std::size_t index) const {
+    const std::size_t input = index % input_ranges_, output = index / input_ranges_ % output_ranges_;
+    const auto part = [](int count, std::size_t i, int parts) {
+      return Range{static_cast<int>(part_begin(count, i, parts)), static_cast<int>(part_begin(count, i + 1, parts))};
+    };
+    return {static_cast<int>(index / input_ranges_ / output_ranges_), part(panels_, input, input_ranges_),
+            part(outputs_, output, output_ranges_)};
+  }
   int positions() const { return transforms_.positions(); }
-  std::size_t taps_floats() const {
-    return round_up<std::size_t>(std::size_t(transforms_.taps) * transforms_.taps * shape_.padded_columns(), 16);
-  }
+  int first_input(const Block& block) const { return block.panels.begin * isa_.tile_columns(); }
+  int input_count(const Block& block) const { return std::min(inputs_, block.panels.end * isa_.tile_columns()) - first_input(block); }
 
-  void transform(const float* incoming, const float* source, std::size_t first, int tiles, float* scratch) const {
-    parallel_for(ceil_divide(tiles, kTaskTiles), [&](std::size_t task, int) {
-      const int begin = static_cast<int>(task) * kTaskTiles, count = std::min(kTaskTiles, tiles - begin);
-      tiles_.transform_inputs(transforms_, source, geometry_.input_channels, inputs_, first + begin, count,
-                              scratch + v_offset_ + std::ptrdiff_t(begin) * isa_.tile_columns(), isa_.tile_columns(), v_step_,
-                              std::size_t(block_) * isa_.tile_columns());
-      tiles_.spread(transforms_, incoming, geometry_.output_channels, outputs_, first + begin, count,
-                    scratch + z_offset_ + std::ptrdiff_t(begin) * z_stride_, z_stride_, z_step_, isa_.tile_columns());
-    });
-  }
-
-  void multiply(int tiles, bool is_first, float* scratch) const {
-    const int parts = ceil_divide(outputs_, kTaskOutputs);
-    parallel_for(std::size_t(positions()) * parts, [&](std::size_t task, int) {
-      const std::size_t p = task / parts, part = task % parts;
-      const int output = static_cast<int>(part_begin(outputs_, part, parts));
-      const int outputs = static_cast<int>(part_begin(outputs_, part + 1, parts)) - output;
-      const float *v = scratch + v_offset_ + p * v_step_, *z = scratch + z_offset_ + p * z_step_ + output;
-      float* u = scratch + u_offset_ + p * u_step_ + std::size_t(output) * shape_.padded_columns();
-      for (int panel = 0; panel < shape_.panels(); ++panel) {
-        const float* b = v + std::size_t(panel) * block_ * isa_.tile_columns();
-        for (int t = 0; t < tiles; t += kChain)
-          multiply_transposed(isa_, outputs, shape_.panel_stride(panel), std::min(kChain, tiles - t), z + std::ptrdiff_t(t) * z_stride_,
-                              z_stride_, b + std::ptrdiff_t(t) * isa_.tile_columns(), isa_.tile_columns(),
-                              u + panel * isa_.tile_columns(), shape_.padded_columns(), is_first && t == 0);
-      }
-    });
-  }
-
-  void store(float* scratch, int group, float* weights) const {
-    const int taps = transforms_.taps, padded = shape_.padded_columns();
-    parallel_for(outputs_, [&](std::size_t output, int thread) {
-      float* w = scratch + taps_offset_ + thread * taps_floats();
-      transforms_.gather(scratch + u_offset_ + output * padded, u_step_, padded, w, padded);
-      float* filter = layout_.at(weights, group) + static_cast<std::ptrdiff_t>(output) * layout_.output;
-      for (int y = 0; y < taps; ++y)
-        for (int x = 0; x < taps; ++x, w += padded) {
-          float* to = filter + y * layout_.y + x * layout_.x;
-          for (int i = 0; i < inputs_; ++i) to[i * layout_.input] = w[i];
+  void add_tiles(const Block& block, std::size_t begin, std::size_t end, const float* incoming, const float* source, float* u,
+                 float* own) const {
+    const float* x = source + std::ptrdiff_t(block.group) * inputs_ + first_input(block);
+    const float* e = incoming + std::ptrdiff_t(block.group) * outputs_ + block.outputs.begin;
+    if (begin == end) std::fill_n(u, positions() * u_step_, 0.0f);
+    for (std::size_t first = begin; first < end; first += block_) {
+      const int tiles = static_cast<int>(std::min<std::size_t>(block_, end - first));
+      tiles_.transform_inputs(transforms_, x, geometry_.input_channels, input_count(block), first, tiles, own + v_offset_,
+                              isa_.tile_columns(), v_step_, std::size_t(block_) * isa_.tile_columns());
+      tiles_.spread(transforms_, e, geometry_.output_channels, block.outputs.size(), first, tiles, own + z_offset_, z_stride_, z_step_,
+                    isa_.tile_columns());
+      for (int p = 0; p < positions(); ++p) {
+        for (int panel = 0; panel < block.panels.size(); ++panel) {
+          const int column = panel * isa_.tile_columns(), columns = std::min(isa_.tile_columns(), input_count(block) - column);
+          multiply_panel(isa_, true, block.outputs.size(), tiles, own + z_offset_ + p * z_step_, z_stride_,
+                         own + v_offset_ + p * v_step_ + std::ptrdiff_t(column) * block_, isa_.tile_columns(), round_up(columns, isa_.lanes),
+                         u + p * u_step_ + column, range_columns_, first == begin);
         }
+      }
+    }
+  }
+
+  /// Adds the parts up in their order.
+  void add_parts(std::size_t ranges, float* scratch, float* weights) const {
+    const int most_outputs = ceil_divide(outputs_, output_ranges_);
+    parallel_for(ranges * most_outputs, [&](std::size_t task, int thread) {
+      const std::size_t range = task / most_outputs;
+      const int output = static_cast<int>(task % most_outputs);
+      const Block block = block_of(range);
+      if (output >= block.outputs.size()) return;
+      float *own = scratch + threads_offset_ + thread * thread_.floats(), *row = own + row_offset_;
+      const float* sums = scratch + sums_offset_ + std::size_t(output) * range_columns_;
+      for (int p = 0; p < positions(); ++p) {
+        float* total = row + std::ptrdiff_t(p) * range_columns_;
+        std::copy_n(sums + (range * positions() + p) * u_step_, range_columns_, total);
+        for (std::size_t part = 1; part < parts_; ++part) {
+          const float* more = sums + ((part * ranges + range) * positions() + p) * u_step_;
+          for (int i = 0; i < range_columns_; ++i) total[i] += more[i];
+        }
+      }
+      store(block, output, row, range_columns_, own + taps_offset_, weights);
     });
+  }
+
+  /// The filter of one output channel, from its sums.
+  void store(const Block& block, int output, const float* u, std::size_t step, float* w, float* weights) const {
+    const int taps = transforms_.taps, inputs = input_count(block), padded = round_up(inputs, isa_.lanes);
+    float* filter = layout_.at(weights, block.group) + std::ptrdiff_t(block.outputs.begin + output) * layout_.output +
+                    first_input(block) * layout_.input;
+    // Stores wait for their lines one after another: fetched ahead, all of them arrive together.
+    if (layout_.input == 1)
+      for (int tap = 0; tap < taps * taps; ++tap)
+        prefetch_for_writing(filter + layout_.output + tap / taps * layout_.y + tap % taps * layout_.x, inputs);
+    transforms_.gather(u, step, padded, w, padded);
+    for (int y = 0; y < taps; ++y)
+      for (int x = 0; x < taps; ++x, w += padded) {
+        float* to = filter + y * layout_.y + x * layout_.x;
+        if (layout_.input == 1) {
+          std::copy_n(w, inputs, to);
+        } else {
+          for (int i = 0; i < inputs; ++i) to[i * layout_.input] = w[i];
+        }
+      }
   }
 
   const Isa& isa_;
@@ -130,11 +174,12 @@ class WinogradWeightGradient final : public Kernel {
   WeightLayout layout_;
   bool is_transposed_;
   Tiles tiles_;
-  int inputs_, outputs_, block_ = 1, z_stride_ = 0, bias_channels_ = 0;
-  PackedShape shape_;  ///< panels of the input channels of a group
-  std::size_t bias_pixels_ = 0, v_step_ = 0, z_step_ = 0, u_step_ = 0;
-  std::size_t v_offset_ = 0, z_offset_ = 0, u_offset_ = 0, bias_offset_ = 0, taps_offset_ = 0;
-  ScratchLayout scratch_;
+  int inputs_, outputs_, panels_, input_ranges_ = 1, output_ranges_ = 1, block_ = 1, range_columns_ = 0, z_stride_ = 0,
+      bias_channels_ = 0;
+  std::size_t bias_pixels_ = 0, parts_ = 1, v_step_ = 0, z_step_ = 0, u_step_ = 0;
+  std::size_t v_offset_ = 0, z_offset_ = 0, taps_offset_ = 0, u_offset_ = 0, row_offset_ = 0, bias_offset_ = 0, sums_offset_ = 0,
+              threads_offset_ = 0;
+  ScratchLayout thread_, scratch_;
 };
 
 }  // namespace

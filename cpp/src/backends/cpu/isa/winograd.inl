@@ -139,17 +139,25 @@ struct TwoOutputs {
   }
 };
 
-/// values[i][j], i, j < Size, from the pixels of a tile.
+/// Moves a pointer on. The compiler must not see how: it would keep an address for each of the 36 positions in registers that it
+/// does not have, four times the work of the transform itself.
+template <class T>
+MPSNN_INLINE void advance(T*& pointer, std::ptrdiff_t step) {
+  pointer += step;
+  make_opaque(pointer);
+}
+
+/// Column `j` of a tile of `Size` x `Size` pixels, from pixel (0, j) on.
 template <int Size, bool kWhole>
-MPSNN_INLINE void load_tile(const float* source, std::ptrdiff_t line, std::ptrdiff_t pixel, const WinogradInside& inside, int part,
-                            int j, Vector (&column)[Size]) {
+MPSNN_INLINE void load_column(const float* source, std::ptrdiff_t line, const WinogradInside& inside, int part, int j,
+                              Vector (&column)[Size]) {
 #pragma GCC unroll 6
-  for (int i = 0; i < Size; ++i) {
+  for (int i = 0; i < Size; ++i, advance(source, line)) {
     if (kWhole) {
-      column[i] = load(source + i * line + j * pixel);
+      column[i] = load(source);
     } else {
       const bool is_inside = i >= inside.first_y && i < inside.last_y && j >= inside.first_x && j < inside.last_x;
-      column[i] = !is_inside ? Vector{} : part == kLanes ? load(source + i * line + j * pixel) : load_part(source + i * line + j * pixel, part);
+      column[i] = !is_inside ? Vector{} : part == kLanes ? load(source) : load_part(source, part);
     }
   }
 }
@@ -160,9 +168,9 @@ MPSNN_INLINE void spread_vector(const float* source, std::ptrdiff_t line, std::p
                                 int part, float* result, std::size_t step, Step&& transform) {
   Vector half[To][From];
 #pragma GCC unroll 6
-  for (int j = 0; j < From; ++j) {
+  for (int j = 0; j < From; ++j, advance(source, pixel)) {
     Vector column[From], out[To];
-    load_tile<From, kWhole>(source, line, pixel, inside, part, j, column);
+    load_column<From, kWhole>(source, line, inside, part, j, column);
     transform(column, out);
 #pragma GCC unroll 6
     for (int i = 0; i < To; ++i) half[i][j] = out[i];
@@ -172,7 +180,28 @@ MPSNN_INLINE void spread_vector(const float* source, std::ptrdiff_t line, std::p
     Vector out[To];
     transform(half[i], out);
 #pragma GCC unroll 6
-    for (int j = 0; j < To; ++j) store(result + (i * To + j) * step, out[j]);
+    for (int j = 0; j < To; ++j, advance(result, step)) store(result, out[j]);
+  }
+}
+
+/// The same from `From` x `From` positions `step` floats apart to `To` x `To`, as vectors: result(i, row) for each row of them.
+template <int From, int To, class Step, class Result>
+MPSNN_INLINE void gather_vector(const float* source, std::size_t step, Step&& transform, Result&& result) {
+  Vector half[From][To];
+#pragma GCC unroll 6
+  for (int i = 0; i < From; ++i) {
+    Vector row[From];
+#pragma GCC unroll 6
+    for (int j = 0; j < From; ++j, advance(source, step)) row[j] = load(source);
+    transform(row, half[i]);
+  }
+#pragma GCC unroll 6
+  for (int j = 0; j < To; ++j) {
+    Vector column[From], out[To];
+#pragma GCC unroll 6
+    for (int i = 0; i < From; ++i) column[i] = half[i][j];
+    transform(column, out);
+    result(j, out);
   }
 }
 
@@ -212,84 +241,48 @@ template <class F>
 void winograd_output(const float* m, std::size_t step, const float* bias, int channels, float* result, std::ptrdiff_t line,
                      std::ptrdiff_t pixel, int lines, int columns) {
   constexpr int kTile = F::kTile, kOutputs = F::kOutputs;
+  const bool is_whole = lines == kOutputs && columns == kOutputs;
   for (int c = 0; c < channels; c += kLanes) {
     const int part = channels - c < kLanes ? channels - c : kLanes;
-    Vector half[kOutputs][kTile];
-#pragma GCC unroll 6
-    for (int j = 0; j < kTile; ++j) {
-      Vector column[kTile], out[kOutputs];
-#pragma GCC unroll 6
-      for (int i = 0; i < kTile; ++i) column[i] = load(m + (i * kTile + j) * step + c);
-      F::output(column, out);
-#pragma GCC unroll 4
-      for (int i = 0; i < kOutputs; ++i) half[i][j] = out[i];
-    }
     const Vector start = bias ? load_part(bias + c, part) : Vector{};
+    const auto transform = [](const Vector(&d)[kTile], Vector(&o)[kOutputs]) __attribute__((always_inline)) { F::output(d, o); };
+    if (is_whole && part == kLanes) {
+      gather_vector<kTile, kOutputs>(m + c, step, transform, [&](int j, const Vector(&out)[kOutputs]) __attribute__((always_inline)) {
+        float* to = result + j * pixel + c;
 #pragma GCC unroll 4
-    for (int i = 0; i < kOutputs; ++i) {
-      if (i >= lines) break;
-      Vector out[kOutputs];
-      F::output(half[i], out);
+        for (int i = 0; i < kOutputs; ++i, advance(to, line)) store(to, out[i] + start);
+      });
+    } else {
+      gather_vector<kTile, kOutputs>(m + c, step, transform, [&](int j, const Vector(&out)[kOutputs]) __attribute__((always_inline)) {
+        if (j >= columns) return;
+        float* to = result + j * pixel + c;
 #pragma GCC unroll 4
-      for (int j = 0; j < kOutputs; ++j) {
-        if (j >= columns) break;
-        float* to = result + i * line + j * pixel + c;
-        if (part == kLanes) {
-          store(to, out[j] + start);
-        } else {
-          store_part(to, out[j] + start, part);
-        }
-      }
+        for (int i = 0; i < kOutputs; ++i, advance(to, line))
+          if (i < lines) store_part(to, out[i] + start, part);
+      });
     }
   }
 }
 
 template <class F>
 void winograd_weights(const float* w, std::size_t tap_step, std::size_t count, float* u, std::size_t step) {
-  constexpr int kTile = F::kTile, kTaps = F::kTaps;
-  for (std::size_t c = 0; c < count; c += kLanes) {
-    Vector half[kTile][kTaps];
-#pragma GCC unroll 6
-    for (int j = 0; j < kTaps; ++j) {
-      Vector column[kTaps], out[kTile];
-#pragma GCC unroll 6
-      for (int i = 0; i < kTaps; ++i) column[i] = load(w + (i * kTaps + j) * tap_step + c);
-      F::weights(column, out);
-#pragma GCC unroll 6
-      for (int i = 0; i < kTile; ++i) half[i][j] = out[i];
-    }
-#pragma GCC unroll 6
-    for (int i = 0; i < kTile; ++i) {
-      Vector out[kTile];
-      F::weights(half[i], out);
-#pragma GCC unroll 6
-      for (int j = 0; j < kTile; ++j) store(u + (i * kTile + j) * step + c, out[j]);
-    }
-  }
+  for (std::size_t c = 0; c < count; c += kLanes)
+    spread_vector<F::kTaps, F::kTile, true>(w + c, F::kTaps * tap_step, tap_step, {}, kLanes, u + c, step,
+                                            [](const Vector(&d)[F::kTaps], Vector(&o)[F::kTile])
+                                                __attribute__((always_inline)) { F::weights(d, o); });
 }
 
 template <class F>
 void winograd_gather(const float* u, std::size_t step, std::size_t count, float* w, std::size_t tap_step) {
   constexpr int kTile = F::kTile, kTaps = F::kTaps;
-  for (std::size_t c = 0; c < count; c += kLanes) {
-    Vector half[kTaps][kTile];
-#pragma GCC unroll 6
-    for (int j = 0; j < kTile; ++j) {
-      Vector column[kTile], out[kTaps];
-#pragma GCC unroll 6
-      for (int i = 0; i < kTile; ++i) column[i] = load(u + (i * kTile + j) * step + c);
-      F::gather(column, out);
-#pragma GCC unroll 6
-      for (int i = 0; i < kTaps; ++i) half[i][j] = out[i];
-    }
-#pragma GCC unroll 6
-    for (int i = 0; i < kTaps; ++i) {
-      Vector out[kTaps];
-      F::gather(half[i], out);
-#pragma GCC unroll 6
-      for (int j = 0; j < kTaps; ++j) store(w + (i * kTaps + j) * tap_step + c, out[j]);
-    }
-  }
+  for (std::size_t c = 0; c < count; c += kLanes)
+    gather_vector<kTile, kTaps>(
+        u + c, step, [](const Vector(&d)[kTile], Vector(&o)[kTaps]) __attribute__((always_inline)) { F::gather(d, o); },
+        [&](int j, const Vector(&out)[kTaps]) __attribute__((always_inline)) {
+          float* to = w + j * tap_step + c;
+#pragma GCC unroll 5
+          for (int i = 0; i < kTaps; ++i, advance(to, kTaps * tap_step)) store(to, out[i]);
+        });
 }
 
 template <class F>
