@@ -148,6 +148,10 @@ void bind_plan(py::module_& m) {
       .def_readonly("unshared_bytes", &PlanReport::unshared_bytes, "the same images without sharing")
       .def_readonly("parameter_bytes", &PlanReport::parameter_bytes, "parameters and their gradients")
       .def("__str__", &PlanReport::text);
+  py::class_<ProfileReport>(m, "ProfileReport", "Where the time of a step goes. print() shows the table.")
+      .def_readonly("operations", &ProfileReport::operations)
+      .def_readonly("seconds", &ProfileReport::seconds, "per operation, the median of all runs")
+      .def("__str__", &ProfileReport::text);
 }
 
 }  // namespace
@@ -208,6 +212,19 @@ intermediate_images, destination_states: lists to which exported images and stat
       .def("export_weights", &NNGraph::export_weights, py::arg("data_source").none(false), "A copy of the weights that the kernels use now.")
       .def("plan", [](NNGraph& g, const std::vector<std::tuple<int, int, int, int>>& shapes) { return g.plan(shapes_of(shapes)); }, "source_shapes"_a,
            "What a step would do for source images of these (N, H, W, C) shapes. Raises what encode would raise for them.")
+      .def("profile", [](NNGraph& g, const py::object& source_images, const py::object& source_states, std::size_t runs) {
+        const auto images = images_of(source_images, "source_images");
+        const auto states = states_of(source_states);
+        py::gil_scoped_release release;
+        return g.profile(images, states, runs);
+      }, "source_images"_a, "source_states"_a = py::none(), "runs"_a = 10, "Runs steps without updating weights and times each operation.")
+      .def("time_operations", [](NNGraph& g, const py::object& source_images, const py::object& source_states, std::vector<std::size_t> operations, std::size_t runs) {
+        const auto images = images_of(source_images, "source_images");
+        const auto states = states_of(source_states);
+        py::gil_scoped_release release;
+        return g.time_operations(images, states, std::move(operations), runs);
+      }, "source_images"_a, "source_states"_a, "operations"_a, "runs"_a,
+           "Seconds per run that some of profile().operations, by index, take alone. Packed weights are made anew in every run.")
       .def("save", [](const NNGraph& g, const std::string& path) { save(path, g); }, "path"_a, "Writes the structure as JSON: nodes and parameters, no weights.")
       .def_static("load", [](const std::string& path, const py::object& device, const py::object& data_sources, std::optional<std::vector<bool>> needed) {
              Precision precision = Precision::fast;
