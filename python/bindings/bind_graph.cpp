@@ -125,6 +125,10 @@ void bind_plan(py::module_& m) {
       .def_readonly("unshared_bytes", &PlanReport::unshared_bytes, "the same images without sharing")
       .def_readonly("parameter_bytes", &PlanReport::parameter_bytes, "parameters and their gradients")
       .def("__str__", &PlanReport::text);
+  py::class_<ProfileReport>(m, "ProfileReport", "Where the time of a step goes. print() shows the table.")
+      .def_readonly("operations", &ProfileReport::operations)
+      .def_readonly("seconds", &ProfileReport::seconds, "per operation, the median of all runs")
+      .def("__str__", &ProfileReport::text);
 }
 
 }  // namespace
@@ -199,6 +203,19 @@ Raises OptionError for an unknown engine, and for shapes that do not fit what en
 >>> report = graph.preflight("metal", shapes=[(1, 8, 8, 3)])
 >>> report.ok, [finding.rule for finding in report.findings]
 (True, ['dropout-mask']))")
+      .def("profile", [](NNGraph& g, const py::object& source_images, const py::object& source_states, std::size_t runs) {
+        const auto images = images_of(source_images, "source_images");
+        const auto states = states_of(source_states);
+        py::gil_scoped_release release;
+        return g.profile(images, states, runs);
+      }, "source_images"_a, "source_states"_a = py::none(), "runs"_a = 10, "Runs steps without updating weights and times each operation.")
+      .def("time_operations", [](NNGraph& g, const py::object& source_images, const py::object& source_states, std::vector<std::size_t> operations, std::size_t runs) {
+        const auto images = images_of(source_images, "source_images");
+        const auto states = states_of(source_states);
+        py::gil_scoped_release release;
+        return g.time_operations(images, states, std::move(operations), runs);
+      }, "source_images"_a, "source_states"_a, "operations"_a, "runs"_a,
+           "Seconds per run that some of profile().operations, by index, take alone. Packed weights are made anew in every run.")
       .def("node_name", &NNGraph::node_name, "node"_a, "How errors and plans call the node.")
       .def_property_readonly("debug_description", &NNGraph::debug_description);
   bind_graph_file(m, graph);

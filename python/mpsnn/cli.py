@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The `mpsnn` command: train, check, info. Heavy imports wait inside the commands, so that --help is quick."""
+"""The `mpsnn` command: train, check, bench, info. Heavy imports wait inside the commands, so that --help is quick."""
 
 from __future__ import annotations
 
@@ -326,6 +326,51 @@ def _print_checks(results: list[Any], torch: bool) -> None:
     if not console.is_terminal:
         console = Console(highlight=False, width=160)  # names stay whole in a file
     console.print(table)
+
+
+@app.command()
+def bench(
+    layers: Annotated[
+        str | None,
+        typer.Option(help='Layers whose name or kind contains this, e.g. "3x3"; "" is all.', show_default="all"),
+    ] = None,
+    passes: Annotated[str, typer.Option(help="Of fwd, dgrad, wgrad, separated by commas.")] = "fwd,dgrad,wgrad",
+    steps: Annotated[
+        str | None, typer.Option(help='Training steps whose name begins so, e.g. "resnet18".', show_default="all")
+    ] = None,
+    scaling: Annotated[bool, typer.Option("--scaling", help="Also batch sizes, image sizes and threads.")] = False,
+    memory: Annotated[bool, typer.Option("--memory", help="Also the peak memory of the training steps.")] = False,
+    against: Annotated[
+        str | None,
+        typer.Option(help="Of torch, torch tuned, jax, mlx, separated by commas.", show_default="installed ones"),
+    ] = None,
+    quick: Annotated[
+        bool, typer.Option("--quick", help="Two short rounds: to see that it runs, not to quote.")
+    ] = False,
+    rounds: Annotated[int, typer.Option(min=2, help="Turns of every side; each gives one ratio.")] = 5,
+    slot: Annotated[float, typer.Option(min=0.001, help="Least seconds of a turn.")] = 0.12,
+    threads: Annotated[int | None, typer.Option(min=1, help="Threads of every side.", show_default="all cores")] = None,
+    compile: Annotated[bool, typer.Option("--compile", help="Also torch.compile, for training steps.")] = False,
+    profile: Annotated[
+        bool, typer.Option("--profile", help="Print where our time goes in the chosen steps; no rival.")
+    ] = False,
+    output: Annotated[
+        Path | None, typer.Option(help="Markdown file to write, with a plot beside it.", show_default="none")
+    ] = None,
+) -> None:
+    """Times layers and training steps against other frameworks, turn by turn, after comparing what they compute.
+
+    With neither --layers nor --steps it runs everything, which takes half an hour. A ratio is the rival's time over ours.
+    """
+    with _errors_as_text():
+        import mpsnn
+        from mpsnn.bench.main import Request, Settings, run
+
+        settings = Settings(rounds, slot, threads or mpsnn.num_threads(), compile)
+        if quick:
+            settings.rounds, settings.slot = 2, 0.02
+        sides = None if against is None else [name.strip() for name in against.split(",") if name.strip()]
+        run(Request(layers, passes.split(","), steps, scaling, memory, sides, profile, output), settings, typer.echo)
 
 
 @app.command()

@@ -48,6 +48,13 @@ struct MPSNN_API PlanReport {
   std::string text() const;
 };
 
+/// Where the time of a step goes.
+struct MPSNN_API ProfileReport {
+  std::vector<PlannedOperation> operations;
+  std::vector<double> seconds;  ///< per operation, the median of all runs
+  std::string text() const;
+};
+
 /// MPSNNGraph: everything that its results need, ready to run (MPS_SEMANTICS 20). Data sources are loaded when it is made.
 /// Not to be encoded from two threads at once.
 class MPSNN_API NNGraph {
@@ -123,6 +130,12 @@ class MPSNN_API NNGraph {
   /// are Apple's; the engines of this library have none. Rules about sizes are checked when source shapes are given, which throws what
   /// encode would throw for them. Throws OptionError for an unknown engine.
   PreflightReport preflight(const std::string& engine, const std::optional<std::vector<Shape>>& source_shapes = {}) const;
+  /// Runs steps without updating weights and times each operation.
+  ProfileReport profile(const std::vector<ImagePtr>& source_images, const std::vector<StatePtr>& source_states = {}, std::size_t runs = 10);
+  /// Seconds that some operations of profile().operations take alone, per run: for benchmarks of single layers. Packed weights are
+  /// made anew in every run, as a training step makes them.
+  std::vector<double> time_operations(const std::vector<ImagePtr>& source_images, const std::vector<StatePtr>& source_states,
+                                      std::vector<std::size_t> operations, std::size_t runs);
   /// Nodes and handles, one line each.
   std::string debug_description() const;
 

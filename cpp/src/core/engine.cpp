@@ -4,6 +4,8 @@
 #include <algorithm>
 #include <cmath>
 
+#include "mpsnn/error.hpp"
+
 namespace mpsnn {
 namespace {
 
@@ -23,6 +25,17 @@ std::size_t first_nonfinite_of(const T* values, std::size_t count) {
 }
 
 }  // namespace
+
+namespace {
+
+[[noreturn]] void cannot_time() {
+  throw DeviceError("this device does not time single operations.", {.node = "MPSNNGraph", .expected = "the cpu or the reference device", .hint = "profile with Device(\"cpu\")"});
+}
+
+}  // namespace
+
+void Executable::profile(Bindings, std::size_t, double*) { cannot_time(); }
+std::vector<double> Executable::time_steps(Bindings, const std::vector<std::size_t>&, std::size_t) { cannot_time(); }
 
 void* Executable::outside_address(const Value& value, const Bindings& bindings) const {
   auto element = [&](void* base) { return static_cast<std::byte*>(base) + value.offset * element_bytes(type_); };

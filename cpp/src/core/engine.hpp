@@ -52,6 +52,11 @@ class Executable {
   /// What plan() prints for a step.
   virtual std::string algorithm(std::size_t step) const = 0;
   virtual void run(const Bindings& bindings) = 0;
+  /// Runs `runs` times and writes the seconds of every step, run after run.
+  virtual void profile(Bindings bindings, std::size_t runs, double* seconds);
+  /// Seconds of some steps alone, in rising order, run after run. Steps before the last of them run once, so that their operands are
+  /// alive. Parameters count as changed in every run, as they are in training.
+  virtual std::vector<double> time_steps(Bindings bindings, const std::vector<std::size_t>& steps, std::size_t runs);
   /// Looks for the first value of the run before that is not finite; false when none is.
   virtual bool find_nonfinite(const Bindings& bindings, NonfiniteValue& found);
   /// True when losses and gradients are all finite, and results too where they are watched.

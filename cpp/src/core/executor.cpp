@@ -2,6 +2,7 @@
 #include "core/executor.hpp"
 
 #include <algorithm>
+#include <chrono>
 #include <cstring>
 #include <new>
 
@@ -77,6 +78,35 @@ void KernelExecutable::run_step(std::size_t index, const Bindings& bindings) {
 void KernelExecutable::run(const Bindings& bindings) {
   arena_.require(plan_.arena_bytes);
   for (std::size_t i = 0; i < plan_.steps.size(); ++i) run_step(i, bindings);
+}
+
+namespace {
+
+double seconds_now() { return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count(); }
+
+}  // namespace
+
+void KernelExecutable::profile(Bindings bindings, std::size_t runs, double* seconds) {
+  arena_.require(plan_.arena_bytes);
+  for (std::size_t run = 0; run < runs; ++run, ++bindings.parameters_version)
+    for (std::size_t i = 0; i < plan_.steps.size(); ++i) {
+      const double begin = seconds_now();
+      run_step(i, bindings);
+      *seconds++ = seconds_now() - begin;
+    }
+}
+
+std::vector<double> KernelExecutable::time_steps(Bindings bindings, const std::vector<std::size_t>& steps, std::size_t runs) {
+  arena_.require(plan_.arena_bytes);
+  for (std::size_t i = 0; !steps.empty() && i <= steps.back(); ++i) run_step(i, bindings);
+  std::vector<double> seconds(runs);
+  for (double& time : seconds) {
+    ++bindings.parameters_version;
+    const double begin = seconds_now();
+    for (const std::size_t step : steps) run_step(step, bindings);
+    time = seconds_now() - begin;
+  }
+  return seconds;
 }
 
 bool KernelExecutable::find_nonfinite(const Bindings& bindings, NonfiniteValue& found) {

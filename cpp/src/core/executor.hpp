@@ -32,6 +32,8 @@ class KernelExecutable final : public Executable {
   KernelExecutable(Plan plan, const KernelBackend& backend, Precision precision, Arena& arena);
   std::string algorithm(std::size_t step) const override { return kernels_[step]->algorithm(); }
   void run(const Bindings& bindings) override;
+  void profile(Bindings bindings, std::size_t runs, double* seconds) override;
+  std::vector<double> time_steps(Bindings bindings, const std::vector<std::size_t>& steps, std::size_t runs) override;
   /// Runs again step by step until a value is not finite.
   bool find_nonfinite(const Bindings& bindings, NonfiniteValue& found) override;
 

@@ -2,30 +2,15 @@
 #include "mpsnn/graph.hpp"
 
 #include <algorithm>
-#include <mutex>
 #include <set>
-#include <sstream>
 #include <utility>
 
-#include "core/engine.hpp"
+#include "core/graph_impl.hpp"
 #include "core/json.hpp"
-#include "core/parameters.hpp"
-#include "core/plan_builder.hpp"
 #include "core/structure.hpp"
 
 namespace mpsnn {
 namespace {
-
-/// A plan ready to run, and images it has handed out before: reused once the caller has let go of them.
-struct CachedPlan {
-  SourceShapes shapes;
-  ImageFeatureChannelFormat format;
-  Precision precision;
-  std::unique_ptr<Executable> executable;
-  std::vector<ValueId> returned;
-  std::vector<Shape> trained_source_shapes;
-  std::vector<std::vector<ImagePtr>> pool;  ///< per returned image
-};
 
 /// Data of an image in the engine's element type: the image's own, or a converted copy that `keep` holds.
 void* in_type(const Image& image, ElementType type, std::vector<Buffer>& keep) {
@@ -37,30 +22,6 @@ void* in_type(const Image& image, ElementType type, std::vector<Buffer>& keep) {
 }
 
 }  // namespace
-
-struct NNGraph::Impl : GraphParts {
-  DevicePtr device;
-  std::map<const void*, HandlePtr> placeholder_handles;
-  std::shared_ptr<ParameterStore> parameters;
-  std::unique_ptr<EngineGraph> engine;
-  std::vector<std::unique_ptr<CachedPlan>> plans;
-  std::uint64_t encode_count = 0;
-  std::mutex planning;  ///< guards plans and their image pools
-  std::mutex running;   ///< held by the step that runs: it owns arena, parameters and gradients
-  CommandQueuePtr queue;
-
-  void collect();
-  void name_nodes();
-  HandlePtr handle_of(const HandlePtr& given, const void* node) const;
-  SourceShapes shapes_of(const std::vector<ImagePtr>& images, const std::vector<StatePtr>& states) const;
-  std::unique_ptr<PlanBuilder> lower(const NNGraph& graph, const SourceShapes& shapes, bool needs_labels) const;
-  CachedPlan& plan_for(const NNGraph& graph, const SourceShapes& shapes, bool needs_labels);
-  ImagePtr take_image(CachedPlan& plan, std::size_t index);
-  void run_step(bool traps_nonfinite, CachedPlan& plan, const std::vector<ImagePtr>& images, const std::vector<StatePtr>& states,
-                const std::vector<ImagePtr>& returned, std::uint64_t count);
-  [[noreturn]] void fail_nonfinite(CachedPlan& plan, const Bindings& bindings);
-  std::vector<StatePtr> record_state_exports(CommandBuffer& command_buffer, const CachedPlan& plan);
-};
 
 // --- construction ------------------------------------------------------------------------------------------------
 
@@ -282,30 +243,6 @@ std::unique_ptr<PlanBuilder> NNGraph::lowered(const std::vector<Shape>& source_s
   return impl_->lower(*this, {source_shapes, {}}, false);
 }
 
-PlanReport NNGraph::plan(const std::vector<Shape>& source_shapes) {
-  std::lock_guard lock(impl_->planning);
-  PlanReport report;
-  const CachedPlan& cached = impl_->plan_for(*this, {source_shapes, {}}, false);
-  const Plan& plan = cached.executable->plan();
-  const std::size_t bytes_per_element = element_bytes(impl_->device->element_type());
-  for (std::size_t i = 0; i < plan.steps.size(); ++i) {
-    const Step& step = plan.steps[i];
-    const OperandShapes operands = plan.operand_shapes(step);
-    PlannedOperation row{operation_name(step.operation), node_name(*step.node), cached.executable->algorithm(i), "", count_flops(step, operands), 0};
-    for (const auto* list : {&operands.inputs, &operands.outputs})
-      for (const Shape& shape : *list) row.bytes += shape.count() * bytes_per_element;
-    for (const Shape& shape : operands.outputs)
-      if (shape.count() != 0 && row.result.empty()) row.result = shape.text();
-    report.flops += row.flops;
-    report.operations.push_back(std::move(row));
-  }
-  for (const Value& value : plan.values)
-    if (value.storage == Storage::arena && value.first_step >= 0) report.unshared_bytes += value.bytes;
-  report.arena_bytes = plan.arena_bytes;
-  report.parameter_bytes = impl_->parameters->parameters().bytes() + impl_->parameters->gradients().bytes();
-  return report;
-}
-
 // --- running -----------------------------------------------------------------------------------------------------
 
 ImagePtr NNGraph::Impl::take_image(CachedPlan& plan, std::size_t index) {
@@ -315,6 +252,16 @@ ImagePtr NNGraph::Impl::take_image(CachedPlan& plan, std::size_t index) {
   auto image = std::make_shared<Image>(value.shape, device->element_type());
   plan.pool[index].push_back(image);
   return image;
+}
+
+std::vector<ImagePtr> NNGraph::Impl::take_images(CachedPlan& plan) {
+  std::vector<ImagePtr> images;
+  for (std::size_t i = 0; i < plan.returned.size(); ++i) {
+    // An image that is both result and export has one place: that of its first mention.
+    const std::size_t slot = plan.executable->plan().values[plan.returned[i]].slot;
+    images.push_back(slot < i ? images[slot] : take_image(plan, i));
+  }
+  return images;
 }
 
 void NNGraph::Impl::fail_nonfinite(CachedPlan& plan, const Bindings& bindings) {
@@ -347,11 +294,9 @@ void NNGraph::Impl::fail_nonfinite(CachedPlan& plan, const Bindings& bindings) {
                     {node, label, "finite numbers", "NaN or Inf at " + element, "check the input and the labels, or lower the learning rate"});
 }
 
-void NNGraph::Impl::run_step(bool traps_nonfinite, CachedPlan& plan, const std::vector<ImagePtr>& images, const std::vector<StatePtr>& states,
-                             const std::vector<ImagePtr>& returned, std::uint64_t count) {
-  std::lock_guard lock(running);
+Bindings NNGraph::Impl::bind(const std::vector<ImagePtr>& images, const std::vector<StatePtr>& states, const std::vector<ImagePtr>& returned,
+                             std::uint64_t count, std::vector<Buffer>& converted) const {
   const ElementType type = device->element_type();
-  std::vector<Buffer> converted;
   Bindings bindings;
   for (const ImagePtr& image : images) bindings.source_images.push_back(in_type(*image, type, converted));
   for (const StatePtr& state : states) {
@@ -365,6 +310,15 @@ void NNGraph::Impl::run_step(bool traps_nonfinite, CachedPlan& plan, const std::
   bindings.gradients = parameters->gradients().data();
   bindings.encode_count = count;
   bindings.parameters_version = parameters->version();
+  return bindings;
+}
+
+void NNGraph::Impl::run_step(bool traps_nonfinite, CachedPlan& plan, const std::vector<ImagePtr>& images, const std::vector<StatePtr>& states,
+                             const std::vector<ImagePtr>& returned, std::uint64_t count) {
+  std::lock_guard lock(running);
+  const ElementType type = device->element_type();
+  std::vector<Buffer> converted;
+  const Bindings bindings = bind(images, states, returned, count, converted);
   plan.executable->run(bindings);
   for (std::size_t i = 0; i < states.size(); ++i) {
     const Image& loss = *static_cast<const CNNLossLabels&>(*states[i]).loss_image();
@@ -416,11 +370,7 @@ EncodedResults NNGraph::encode(CommandBuffer& command_buffer, const std::vector<
   {
     std::lock_guard lock(impl_->planning);
     plan = &impl_->plan_for(*this, impl_->shapes_of(source_images, source_states), true);
-    for (std::size_t i = 0; i < plan->returned.size(); ++i) {
-      // An image that is both result and export has one place: that of its first mention.
-      const std::size_t slot = plan->executable->plan().values[plan->returned[i]].slot;
-      returned.push_back(slot < i ? returned[slot] : impl_->take_image(*plan, i));
-    }
+    returned = impl_->take_images(*plan);
   }
   std::size_t next = 0;
   for (const bool is_needed : impl_->results_are_needed) results.result_images.push_back(is_needed ? returned[next++] : nullptr);

@@ -22,6 +22,13 @@ int threads_from_environment() {
   return text ? std::atoi(text) : 0;
 }
 
+/// Leaves a core's execution units to its sibling for some 100 cycles.
+void pause() {
+#if defined(__x86_64__) || defined(__i386__)
+  __builtin_ia32_pause();
+#endif
+}
+
 int hardware_threads() { return std::max(1u, std::thread::hardware_concurrency()); }
 
 /// Persistent workers and a queue of task numbers. One loop runs at a time.
@@ -53,8 +60,9 @@ class ThreadPool {
     }
     wake_.notify_all();
     work(0);
-    // Loops are short: the others finish within microseconds, sooner than a sleep would take.
-    while (busy_.load(std::memory_order_acquire) != 0) std::this_thread::yield();
+    // Loops are short: the others finish within microseconds, sooner than a sleep would take. Giving the core away at once would
+    // cost a time slice wherever other processes wait for it.
+    for (int i = 0; busy_.load(std::memory_order_acquire) != 0; ++i) i < 2000 ? pause() : std::this_thread::yield();
   }
 
  private:
@@ -86,9 +94,7 @@ class ThreadPool {
     // A step is a row of short loops: look a few thousand times (some 20 microseconds) before sleeping.
     for (int i = 0; i < 4000; ++i) {
       if (generation_.load(std::memory_order_acquire) != seen) return;
-#if defined(__x86_64__) || defined(__i386__)
-      __builtin_ia32_pause();
-#endif
+      pause();
     }
     std::unique_lock lock(mutex_);
     wake_.wait(lock, [&] { return generation_.load(std::memory_order_relaxed) != seen; });

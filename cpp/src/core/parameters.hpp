@@ -107,6 +107,8 @@ class ParameterStore {
   const std::vector<TrainedParameters>& trained() const { return trained_; }
   std::vector<TrainedParameters>& trained() { return trained_; }
   std::uint64_t version() const { return version_; }
+  /// Makes whatever kernels keep of the parameters stale.
+  void mark_changed(std::uint64_t times) { version_ += times; }
   /// True when a node is trained in that style.
   bool has_updates(NNTrainingStyle style) const;
 

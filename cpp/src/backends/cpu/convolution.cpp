@@ -136,7 +136,6 @@ class CorrelationKernel final : public Kernel {
   PackedVersion version_;
 };
 
-
 /// A kernel that says why it was chosen.
 class ExplainedKernel final : public Kernel {
  public:

@@ -1,0 +1,123 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What `mpsnn bench` does: chooses cases, runs them, prints and writes the report."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from mpsnn.bench.cases import DATA, FORWARD, LAYERS, SCALING, STEPS, WEIGHTS, LayerCase, StepCase
+from mpsnn.bench.run import Result, Runner, Settings, installed_sides
+
+__all__ = ["Request", "Settings", "run"]
+
+_PASSES = {"fwd": (FORWARD, "forward and gradient"), "dgrad": (DATA, "forward and gradient"), "wgrad": (WEIGHTS,)}
+
+
+@dataclass
+class Request:
+    """What to run; None for `layers` or `steps` means none of them, or all when both are None."""
+
+    layers: str | None
+    passes: list[str]
+    steps: str | None
+    scaling: bool
+    memory: bool
+    sides: list[str] | None
+    profile: bool
+    output: Path | None
+
+
+def _chosen_layers(request: Request) -> list[tuple[LayerCase, str]]:
+    from mpsnn._errors import make_error
+
+    unknown = [name for name in request.passes if name not in _PASSES]
+    if unknown:
+        raise make_error(
+            "OptionError", f"there is no pass {unknown[0]}.", expected="fwd, dgrad, wgrad", actual=unknown[0]
+        )
+    wanted = {which for name in request.passes for which in _PASSES[name]}
+    if request.layers is None and request.steps is not None:
+        return []
+    text = request.layers or ""
+    cases = [case for case in LAYERS if text in case.name or text in case.group]
+    if not cases:
+        raise make_error(
+            "OptionError", f'no layer\'s name contains "{text}".', hint=", ".join(case.name for case in LAYERS)
+        )
+    return [(case, which) for case in cases for which in case.passes if which in wanted]
+
+
+def _chosen_steps(request: Request) -> list[StepCase]:
+    from mpsnn._errors import make_error
+
+    if request.steps is None and request.layers is not None:
+        return []
+    chosen = [case for case in STEPS if case.name.startswith(request.steps or "")]
+    if not chosen:
+        raise make_error(
+            "OptionError",
+            f'no step\'s name begins with "{request.steps}".',
+            hint=", ".join(case.name for case in STEPS),
+        )
+    return chosen
+
+
+def run(request: Request, settings: Settings, say: Callable[[str], None]) -> list[Result]:
+    """Runs the request; `say` gets lines of text."""
+    from mpsnn.bench.report import line, markdown, plot
+
+    layers, steps = _chosen_layers(request), _chosen_steps(request)
+    if request.profile:
+        from mpsnn.bench.side_mpsnn import profile, set_threads
+
+        set_threads(settings.threads)
+        for step in steps:
+            say(profile(step))
+        return []
+    sides = installed_sides(request.sides)
+    say(f"sides: {', '.join(sides)}; {settings.threads} threads, {settings.rounds} rounds of {settings.slot} s")
+    results: list[Result] = []
+    scaling: dict[str, list[Result]] = {}
+    with Runner(sides, settings, say) as runner:
+        for step in steps:
+            results.append(runner.step(step))
+            if request.memory:
+                results[-1].peak_bytes = runner.peak_memory(
+                    step, [name for name in sides if name in ("mpsnn", "torch")]
+                )
+            say(line(results[-1]))
+            for name, peak in results[-1].peak_bytes.items():
+                say(f"    peak memory {name:20} {peak / 2**20:8.1f} MiB")
+        for case, which in layers:
+            results.append(runner.layer(case, which))
+            say(line(results[-1]))
+        if request.scaling:
+            scaling = _scale(runner, settings.threads, say)
+    if request.output is not None:
+        command = "mpsnn " + " ".join(sys.argv[1:])
+        request.output.write_text(markdown(results, command, settings.threads, scaling) + "\n")
+        plot(results, request.output.with_suffix(".png"))
+        say(f"wrote {request.output} and {request.output.with_suffix('.png')}")
+    return results
+
+
+def _scale(runner: Runner, threads: int, say: Callable[[str], None]) -> dict[str, list[Result]]:
+    from mpsnn.bench.report import line
+
+    scaling: dict[str, list[Result]] = {}
+    for title, cases in SCALING.items():
+        scaling[title] = [runner.step(case) for case in cases]
+    scaling["threads"] = []
+    for case in STEPS:
+        for count in range(1, threads + 1):
+            result = runner.step(case, count)
+            result.description = f"{case.name}, {count} thread" + ("s" if count > 1 else "")
+            scaling["threads"].append(result)
+    for title, results in scaling.items():
+        say(title)
+        for result in results:
+            say(line(result))
+    return scaling
