@@ -398,7 +398,7 @@ def info() -> None:
         machine.add_row("threads", f"{mpsnn.num_threads()} (MPSNN_NUM_THREADS, --threads)")
         machine.add_row("system", f"{platform.system()} {platform.machine()}")
         machine.add_row("Python", sys.version.split()[0])
-        for package in ("mpsnn", "numpy", "safetensors", "matplotlib", "scikit-learn"):
+        for package in ("mpsnn", "numpy", "matplotlib", "scikit-learn"):
             try:
                 machine.add_row(package, version(package))
             except PackageNotFoundError:

@@ -108,8 +108,8 @@ void mutate_bytes(Bytes& bytes, Random& random, std::size_t within) {
   }
 }
 
-/// The places of numbers, texts and words in a JSON text.
-std::vector<std::pair<std::size_t, std::size_t>> tokens_of(const Bytes& text) {
+/// The places of numbers, texts and words in a JSON text; of values alone, without the names of members.
+std::vector<std::pair<std::size_t, std::size_t>> tokens_of(const Bytes& text, bool values_alone) {
   std::vector<std::pair<std::size_t, std::size_t>> tokens;
   for (std::size_t i = 0; i < text.size();) {
     const std::size_t begin = i;
@@ -120,7 +120,7 @@ std::vector<std::pair<std::size_t, std::size_t>> tokens_of(const Bytes& text) {
       while (i < text.size() && std::strchr("-+.eE0123456789truefalsn", text[i])) ++i;
       if (i == begin) { ++i; continue; }
     }
-    tokens.emplace_back(begin, std::min(i, text.size()) - begin);
+    if (!values_alone || i >= text.size() || text[i] != ':') tokens.emplace_back(begin, std::min(i, text.size()) - begin);
   }
   return tokens;
 }
@@ -132,14 +132,17 @@ void mutate_json(Bytes& text, Random& random) {
                                         "true", "false", "null", "[]", "{}", "\"\"", "\"nan\"", "\"inf\"", "\"-inf\"", "\"18446744073709551615\"", "NaN", "[0]", "[[0, 0]]",
                                         "[1, 2]", "\"MPSNNAdditionNode\"", "\"MPSCNNConvolutionNode\"", "\"MPSNNConcatenationNode\"", "\"ConvolutionWeights\"",
                                         "\"F32\"", "\"U8\"", "\"F64\"", "\"BF16\""};
-  for (std::uint64_t changes = 1 + random.below(3); changes > 0; --changes) {
-    const auto tokens = tokens_of(text);
+  const bool is_gentle = !random.one_in(3);  // numbers for numbers: what is refused at once tries little
+  for (std::uint64_t changes = is_gentle ? 1 : 1 + random.below(3); changes > 0; --changes) {
+    const auto tokens = tokens_of(text, is_gentle || !random.one_in(8));
     if (tokens.empty()) return;
     const auto [at, length] = random.of(tokens);
     const auto [other, other_length] = random.of(tokens);
-    const bool is_number = text[at] != '"';
-    const Bytes value = random.one_in(3) ? text.substr(other, other_length) : is_number || random.one_in(3) ? random.of(kValues) : "\"\"";
-    text.replace(at, length, value);
+    if (is_gentle && text[at] != '"' && length > 0 && std::strchr("-0123456789", text[at])) {
+      text.replace(at, length, random.one_in(2) ? random.of(kValues) : std::to_string(random.below(9)));
+      continue;
+    }
+    text.replace(at, length, random.one_in(3) ? text.substr(other, other_length) : Bytes(random.of(kValues)));
   }
 }
 
