@@ -17,6 +17,7 @@ SENDERS = {
     "cpp/src/backends/metal/objc.hpp",
     "cpp/src/backends/metal/runtime_class.cpp",
     "cpp/src/backends/metal/runtime_class.hpp",
+    "examples/mps_cpp/data_source.cpp",
 }
 
 
@@ -75,7 +76,7 @@ def test_each_seeded_mistake_is_reported(listed, tmp_path):
     """A judge that never complains proves nothing."""
     seeded = listing(tmp_path, "seeded", "-DMPS_CPP_SEEDED_MISTAKES")["message"]
     mistakes = [row for row in seeded if row not in listed["message"]]
-    in_header = re.findall(r"^MPS_MESSAGE\((\w+)", (METAL / "seeded_mistakes.hpp").read_text(), re.M)
+    in_header = re.findall(r"^MPS_MESSAGE\((\w+)", (METAL / "seeded_mistakes.hpp").read_text(), re.MULTILINE)
     in_header.remove("missing_colon")
     assert len(mistakes) == len(in_header) == 16
     complaints = list(judge.wrong_messages(seeded))
@@ -153,3 +154,13 @@ def test_only_the_base_header_and_run_time_classes_send_by_name():
                 found.add(path.relative_to(ROOT).as_posix())
     assert "cpp/mps-cpp/MetalPerformanceShaders/MPSMessage.hpp" in found
     assert found <= SENDERS
+
+
+def test_the_data_source_of_the_example_is_what_its_protocol_asks_for():
+    text = (ROOT / "examples" / "mps_cpp" / "data_source.cpp").read_text().replace("kBoolResult", '"B@:"')
+    methods = re.findall(r'add\("([\w:]+)", \w+, "(.*?)"\)', text)
+    protocol = "MPSCNNConvolutionDataSource"
+    rows = [(f"<{protocol}>", "-", selector, types) for selector, types in methods]
+    assert list(judge.wrong_implementations(rows)) == []
+    required = {m["selector"] for m in judge.PROTOCOLS[protocol]["methods"] if not m.get("optional")}
+    assert required | {"copyWithZone:"} == {selector for selector, _ in methods}
