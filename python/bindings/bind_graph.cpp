@@ -97,14 +97,14 @@ std::shared_ptr<CommandBuffer> execute_async(NNGraph& graph, const py::object& s
   });
 }
 
-void save(const std::string& path, const std::vector<ImageNodePtr>& results) {
-  const std::string text = save_structure(results);
+void save(const std::string& path, const NNGraph& graph) {
+  const std::string text = save_structure(graph.result_image_nodes(), graph.precision);
   std::ofstream file(path, std::ios::binary);
   file << text;
   if (!file.flush()) throw FileError("could not write \"" + path + "\".", {.label = path, .expected = "a writable file", .hint = "check the folder and the space left"});
 }
 
-std::vector<ImageNodePtr> load_result_images(const std::string& path, const py::object& data_sources) {
+std::vector<ImageNodePtr> load_result_images(const std::string& path, const py::object& data_sources, Precision* precision = nullptr) {
   std::ifstream file(path, std::ios::binary);
   const std::string text{std::istreambuf_iterator<char>(file), {}};
   if (!file)
@@ -119,7 +119,7 @@ std::vector<ImageNodePtr> load_result_images(const std::string& path, const py::
                          .actual = py::str(py::type::handle_of(source)).cast<std::string>(), .hint = "pass the data sources that the graph was saved with"});
     else sources.batch_normalizations.push_back(source.cast<BatchNormalizationDataSourcePtr>());
   }
-  return load_structure(text, sources);
+  return load_structure(text, sources, precision);
 }
 
 std::vector<Shape> shapes_of(const std::vector<std::tuple<int, int, int, int>>& tuples) {
@@ -170,6 +170,9 @@ Data sources are loaded now. Raises GraphError for nodes that cannot be run, Wei
       .def_property_readonly("device", [](const NNGraph& g) { return std::const_pointer_cast<Device>(g.device()); })
       .def_readwrite("label", &NNGraph::label)
       .def_readwrite("format", &NNGraph::format)
+      .def_property("precision", [](const NNGraph& g) { return precision_name(g.precision); }, [](NNGraph& g, const std::string& name) { g.precision = precision_of(name); },
+                    "\"fast\" (default): convolutions may use algorithms with fewer multiplications and a bounded, somewhat larger rounding error "
+                    "(docs/accuracy.md). \"strict\": only algorithms as exact as adding the products up directly. Saved with the graph.")
       .def_readwrite("options", &NNGraph::options)
       .def_readwrite("output_state_is_temporary", &NNGraph::output_state_is_temporary)
       .def_property("destination_image_allocator", [](const NNGraph& g) { return g.destination_image_allocator; },
@@ -205,14 +208,18 @@ intermediate_images, destination_states: lists to which exported images and stat
       .def("export_weights", &NNGraph::export_weights, py::arg("data_source").none(false), "A copy of the weights that the kernels use now.")
       .def("plan", [](NNGraph& g, const std::vector<std::tuple<int, int, int, int>>& shapes) { return g.plan(shapes_of(shapes)); }, "source_shapes"_a,
            "What a step would do for source images of these (N, H, W, C) shapes. Raises what encode would raise for them.")
-      .def("save", [](const NNGraph& g, const std::string& path) { save(path, g.result_image_nodes()); }, "path"_a, "Writes the structure as JSON: nodes and parameters, no weights.")
+      .def("save", [](const NNGraph& g, const std::string& path) { save(path, g); }, "path"_a, "Writes the structure as JSON: nodes and parameters, no weights.")
       .def_static("load", [](const std::string& path, const py::object& device, const py::object& data_sources, std::optional<std::vector<bool>> needed) {
-             return std::make_shared<NNGraph>(device_of(device), load_result_images(path, data_sources), needed.value_or(std::vector<bool>{}));
+             Precision precision = Precision::fast;
+             const auto results = load_result_images(path, data_sources, &precision);
+             auto graph = std::make_shared<NNGraph>(device_of(device), results, needed.value_or(std::vector<bool>{}));
+             graph->precision = precision;
+             return graph;
            }, "path"_a, "device"_a = py::none(), "data_sources"_a = py::list(), "results_are_needed"_a = py::none(),
            "A graph from a file of save(). data_sources are found by their labels. Raises FileError for other files, WeightError for missing data sources.")
       .def("node_name", &NNGraph::node_name, "node"_a, "How errors and plans call the node.")
       .def_property_readonly("debug_description", &NNGraph::debug_description);
-  m.def("load_result_images", &load_result_images, "path"_a, "data_sources"_a = py::list(), "The result image nodes of a saved graph, to build on.");
+  m.def("load_result_images", [](const std::string& path, const py::object& data_sources) { return load_result_images(path, data_sources); }, "path"_a, "data_sources"_a = py::list(), "The result image nodes of a saved graph, to build on.");
 }
 
 }  // namespace mpsnn::python

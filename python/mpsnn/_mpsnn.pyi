@@ -2979,6 +2979,14 @@ class MPSNNGraph:
         Filter nodes in execution order.
         """
     @property
+    def precision(self) -> str:
+        """
+        "fast" (default): convolutions may use algorithms with fewer multiplications and a bounded, somewhat larger rounding error (docs/accuracy.md). "strict": only algorithms as exact as adding the products up directly. Saved with the graph.
+        """
+    @precision.setter
+    def precision(self, arg1: str) -> None:
+        ...
+    @property
     def result_handle(self) -> typing.Any:
         ...
     @property

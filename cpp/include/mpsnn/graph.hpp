@@ -9,6 +9,7 @@
 #include "mpsnn/device.hpp"
 #include "mpsnn/image.hpp"
 #include "mpsnn/nodes/node.hpp"
+#include "mpsnn/precision.hpp"
 #include "mpsnn/state.hpp"
 
 namespace mpsnn {
@@ -60,6 +61,8 @@ class MPSNN_API NNGraph {
   std::string label;
   /// Storage of images whose node says None; Float32 unless set (MPS: Float16).
   ImageFeatureChannelFormat format = ImageFeatureChannelFormat::Float32;
+  /// What the kernels of later encodes may trade for speed.
+  Precision precision = Precision::fast;
   KernelOptions options = KernelOptions::None;
   bool output_state_is_temporary = false;
   /// Who makes the result image. Never null.
@@ -117,8 +120,8 @@ class MPSNN_API NNGraph {
   std::shared_ptr<Impl> impl_;  // shared with recorded work, which may outlive the graph
 };
 
-/// The structure of the graphs that end in these nodes as JSON text: nodes, parameters, handles; no weights.
-MPSNN_API std::string save_structure(const std::vector<ImageNodePtr>& result_images);
+/// The structure of the graphs that end in these nodes as JSON text: nodes, parameters, handles, precision; no weights.
+MPSNN_API std::string save_structure(const std::vector<ImageNodePtr>& result_images, Precision precision = Precision::fast);
 
 /// Data sources by the labels that a saved structure names.
 struct DataSources {
@@ -127,7 +130,7 @@ struct DataSources {
   std::vector<AffineDataSourcePtr> affine_normalizations;
 };
 /// The result images of a saved structure. Throws FileError for text that save_structure() did not write, and WeightError
-/// when a data source is missing or has another descriptor.
-MPSNN_API std::vector<ImageNodePtr> load_structure(const std::string& text, const DataSources& data_sources);
+/// when a data source is missing or has another descriptor. `precision`, where given, becomes the one it was saved with.
+MPSNN_API std::vector<ImageNodePtr> load_structure(const std::string& text, const DataSources& data_sources, Precision* precision = nullptr);
 
 }  // namespace mpsnn

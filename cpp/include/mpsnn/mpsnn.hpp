@@ -26,5 +26,6 @@
 #include "mpsnn/optimizer.hpp"
 #include "mpsnn/padding.hpp"
 #include "mpsnn/state.hpp"
+#include "mpsnn/precision.hpp"
 #include "mpsnn/version.hpp"
 #include "mpsnn/weights.hpp"

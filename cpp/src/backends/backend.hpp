@@ -8,6 +8,7 @@
 
 #include "core/operations.hpp"
 #include "mpsnn/image.hpp"
+#include "mpsnn/precision.hpp"
 
 /// The whole interface between graphs and engines.
 namespace mpsnn {
@@ -64,7 +65,7 @@ class KernelBackend : public Backend {
   std::unique_ptr<EngineGraph> make_graph(const GraphParts& parts, ParameterStore& parameters) const final;
   /// Bytes that a forward operation keeps for its gradient, e.g. the winners of max pooling; 0 when it keeps nothing.
   virtual std::size_t saved_bytes(const Operation& forward, const OperandShapes& shapes) const = 0;
-  virtual std::unique_ptr<Kernel> make_kernel(const Operation& operation, const OperandShapes& shapes) const = 0;
+  virtual std::unique_ptr<Kernel> make_kernel(const Operation& operation, const OperandShapes& shapes, Precision precision) const = 0;
 };
 
 const Backend& reference_backend();

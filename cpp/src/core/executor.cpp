@@ -38,10 +38,11 @@ void Arena::require(std::size_t bytes) {
   std::memset(data_, 0, rounded);
 }
 
-KernelExecutable::KernelExecutable(Plan plan, const KernelBackend& backend, Arena& arena) : Executable(std::move(plan), backend.element_type()), arena_(arena) {
+KernelExecutable::KernelExecutable(Plan plan, const KernelBackend& backend, Precision precision, Arena& arena)
+    : Executable(std::move(plan), backend.element_type()), arena_(arena) {
   std::size_t scratch_bytes = 0, most_inputs = 0, most_outputs = 0;
   for (const Step& step : plan_.steps) {
-    kernels_.push_back(backend.make_kernel(step.operation, plan_.operand_shapes(step)));
+    kernels_.push_back(backend.make_kernel(step.operation, plan_.operand_shapes(step), precision));
     scratch_bytes = std::max(scratch_bytes, kernels_.back()->scratch_bytes());
     most_inputs = std::max(most_inputs, step.inputs.size());
     most_outputs = std::max(most_outputs, step.outputs.size());
@@ -102,8 +103,8 @@ class KernelGraph final : public EngineGraph {
  public:
   explicit KernelGraph(const KernelBackend& backend) : backend_(backend) {}
   std::size_t saved_bytes(const Operation& forward, const OperandShapes& shapes) const override { return backend_.saved_bytes(forward, shapes); }
-  std::unique_ptr<Executable> make_executable(const NNGraph&, Plan plan, const std::vector<ValueId>&) override {
-    return std::make_unique<KernelExecutable>(std::move(plan), backend_, arena_);
+  std::unique_ptr<Executable> make_executable(const NNGraph& graph, Plan plan, const std::vector<ValueId>&) override {
+    return std::make_unique<KernelExecutable>(std::move(plan), backend_, graph.precision, arena_);
   }
 
  private:

@@ -29,7 +29,7 @@ class Arena {
 /// A plan with its kernels.
 class KernelExecutable final : public Executable {
  public:
-  KernelExecutable(Plan plan, const KernelBackend& backend, Arena& arena);
+  KernelExecutable(Plan plan, const KernelBackend& backend, Precision precision, Arena& arena);
   std::string algorithm(std::size_t step) const override { return kernels_[step]->algorithm(); }
   void run(const Bindings& bindings) override;
   /// Runs again step by step until a value is not finite.

@@ -18,6 +18,7 @@ namespace {
 struct CachedPlan {
   SourceShapes shapes;
   ImageFeatureChannelFormat format;
+  Precision precision;
   std::unique_ptr<Executable> executable;
   std::vector<ValueId> returned;
   std::vector<Shape> trained_source_shapes;
@@ -218,7 +219,7 @@ SourceShapes NNGraph::Impl::shapes_of(const std::vector<ImagePtr>& images, const
 
 CachedPlan& NNGraph::Impl::plan_for(const NNGraph& graph, const SourceShapes& shapes, bool needs_labels) {
   for (const auto& plan : plans)
-    if (plan->shapes == shapes && plan->format == graph.format) return *plan;
+    if (plan->shapes == shapes && plan->format == graph.format && plan->precision == graph.precision) return *plan;
   auto require_count = [](const char* what, std::size_t expected, std::size_t actual, const char* hint) {
     if (expected == actual) return;
     throw GraphError(std::string("MPSNNGraph: this graph takes ") + std::to_string(expected) + " " + what + ", not " + std::to_string(actual) + ".",
@@ -239,6 +240,7 @@ CachedPlan& NNGraph::Impl::plan_for(const NNGraph& graph, const SourceShapes& sh
   auto cached = std::make_unique<CachedPlan>();
   cached->shapes = shapes;
   cached->format = graph.format;
+  cached->precision = graph.precision;
   std::vector<Shape> trained_source_shapes = builder.trained_source_shapes();
   Plan plan = builder.finish(returned);
   cached->returned = builder.returned_values();
@@ -307,7 +309,7 @@ void NNGraph::Impl::fail_nonfinite(CachedPlan& plan, const Bindings& bindings) {
     }
   }
   // An engine that updates weights itself has done so before anybody could look.
-  const std::vector<TrainedParameters>& trained = parameters->trained();
+  const auto& trained = std::as_const(*parameters).trained();
   const bool has_changed = std::any_of(trained.begin(), trained.end(), [](const TrainedParameters& t) { return t.is_updated_by_engine; });
   throw DeviceError("a number that is not finite appeared first in " + where +
                         (has_changed ? ": weights that the device updates itself have changed." : ": the step was dropped, no weight has changed."),

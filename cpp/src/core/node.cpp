@@ -80,7 +80,7 @@ std::string NNFilterNode::display_name() const {
 Json NNFilterNode::parameters() const { return Json::Object{}; }
 
 std::vector<GradientFilterNodePtr> NNFilterNode::make_gradient_filters(const ImageNodePtr&) {
-  fail<GraphError>(std::string(class_name()) + " has no gradient.", "a node with a gradient", class_name(),
+  fail<GraphError>("has no gradient.", "a node with a gradient", class_name(),
                    "set stop_gradient on its result image, or take the node out of the trained part");
 }
 

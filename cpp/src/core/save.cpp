@@ -19,8 +19,8 @@ namespace {
 constexpr int kFormatVersion = 1;
 
 /// The numerics contract: what a graph was saved to mean (the answers to the open questions of MPS_SEMANTICS 24).
-Json numerics_contract() {
-  return {{"maximum_ties", "first in row-major order"}, {"concatenation", "dense"}, {"accumulation", "float32"}, {"image_format", "Float32"}};
+Json numerics_contract(Precision precision) {
+  return {{"precision", precision_name(precision)}, {"maximum_ties", "first in row-major order"}, {"concatenation", "dense"}, {"accumulation", "float32"}, {"image_format", "Float32"}};
 }
 
 // --- writing -----------------------------------------------------------------------------------------------------
@@ -102,12 +102,14 @@ class Loader {
  public:
   explicit Loader(const DataSources& sources) : data_sources_(sources) {}
 
-  std::vector<ImageNodePtr> load(const Json& file) {
+  std::vector<ImageNodePtr> load(const Json& file, Precision& precision) {
     if (file.at("format").string("format") != "mpsnn graph") bad_file("this is another kind of file.", "mpsnn graph", file.at("format").string("format"));
     const std::int64_t version = file.at("version").integer("version");
     if (version != kFormatVersion) bad_file("it was saved by another version.", std::to_string(kFormatVersion), std::to_string(version));
-    if (file.at("numerics").text() != numerics_contract().text())
-      bad_file("it was saved under another numerics contract.", numerics_contract().text(), file.at("numerics").text().substr(0, 400));
+    const Json& numerics = file.at("numerics");
+    precision = precision_of(numerics.at("precision").string("precision"));
+    if (const std::string contract = numerics_contract(precision).text(); numerics.text() != contract)
+      bad_file("it was saved under another numerics contract.", contract, numerics.text().substr(0, 400));
     for (const Json& input : file.at("inputs").array("inputs")) {
       images_.push_back(std::make_shared<NNImageNode>());
       read_image(*images_.back(), input);
@@ -183,7 +185,7 @@ class Loader {
 
 }  // namespace
 
-std::string save_structure(const std::vector<ImageNodePtr>& result_images) {
+std::string save_structure(const std::vector<ImageNodePtr>& result_images, Precision precision) {
   const std::vector<FilterNodePtr> nodes = filters_behind(result_images);
   std::map<const NNImageNode*, int> image_numbers;
   Json::Array inputs, saved_nodes, results;
@@ -207,15 +209,18 @@ std::string save_structure(const std::vector<ImageNodePtr>& result_images) {
     saved_nodes.push_back(std::move(object));
   }
   for (const ImageNodePtr& result : result_images) results.push_back(image_numbers.at(result.get()));
-  return Json{{"format", "mpsnn graph"}, {"version", kFormatVersion},   {"numerics", numerics_contract()},
+  return Json{{"format", "mpsnn graph"}, {"version", kFormatVersion},   {"numerics", numerics_contract(precision)},
               {"inputs", std::move(inputs)}, {"nodes", std::move(saved_nodes)}, {"results", std::move(results)}}
              .text() + "\n";
 }
 
-std::vector<ImageNodePtr> load_structure(const std::string& text, const DataSources& data_sources) {
+std::vector<ImageNodePtr> load_structure(const std::string& text, const DataSources& data_sources, Precision* precision) {
   const Json file = Json::parse(text);
+  Precision saved = Precision::fast;
   try {
-    return Loader(data_sources).load(file);
+    std::vector<ImageNodePtr> results = Loader(data_sources).load(file, saved);
+    if (precision) *precision = saved;
+    return results;
   } catch (const WeightError&) {
     throw;
   } catch (const FileError&) {

@@ -16,8 +16,16 @@ class Cpu final : public KernelBackend {
     return pooling ? cpu::saved_bytes(*pooling, shapes) : 0;
   }
 
-  std::unique_ptr<Kernel> make_kernel(const Operation& operation, const OperandShapes& shapes) const override {
-    return std::visit([&](const auto& op) { return cpu::make_kernel(op, shapes); }, operation);
+  std::unique_ptr<Kernel> make_kernel(const Operation& operation, const OperandShapes& shapes, Precision precision) const override {
+    return std::visit(
+        [&](const auto& op) {
+          if constexpr (requires { cpu::make_kernel(op, shapes, precision); }) {
+            return cpu::make_kernel(op, shapes, precision);
+          } else {
+            return cpu::make_kernel(op, shapes);
+          }
+        },
+        operation);
   }
 };
 

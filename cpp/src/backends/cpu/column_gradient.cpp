@@ -146,23 +146,6 @@ class ColumnGradientKernel final : public Kernel {
 
 }  // namespace
 
-bool prefers_columns(const ConvolutionGeometry& geometry) {
-  const Axis &y = geometry.window.y, &x = geometry.window.x;
-  if (geometry.groups != 1 || (geometry.edge_mode == ImageEdgeMode::Clamp && !(y.is_inside() && x.is_inside()))) return false;
-  if (y.output < 1 || x.output < 1) return false;
-  const int lanes = isa().lanes;
-  // Vector operations of an image. By phases each pixel meets kernel / stride taps along an axis, also those outside of the
-  // border, and copies what it meets twice; by columns each product is loaded, added to a loaded value and stored, four at a
-  // time.
-  const double taps = double(y.kernel) / y.stride * x.kernel / x.stride, depth = taps * geometry.output_channels;
-  const double by_phases = double(y.input) * x.input * depth * (ceil_divide(geometry.input_channels, lanes) + 3.0 / lanes);
-  const double overlap = 1 + 0.5 / kBandWindows;
-  const double by_columns =
-      double(y.output) * x.output * overlap *
-      (double(geometry.output_channels) * ceil_divide(column_count(geometry), lanes) + 0.75 * column_count(geometry));
-  return by_columns < by_phases && y.kernel * x.kernel > 1;
-}
-
 std::unique_ptr<Kernel> make_column_gradient(const ConvolutionGeometry& geometry, const WeightLayout& layout, int images,
                                              const Epilogue& epilogue) {
   return std::make_unique<ColumnGradientKernel>(geometry, layout, images, epilogue);

@@ -136,25 +136,50 @@ class CorrelationKernel final : public Kernel {
   PackedVersion version_;
 };
 
+/// A kernel that says why it was chosen.
+class ExplainedKernel final : public Kernel {
+ public:
+  ExplainedKernel(std::unique_ptr<Kernel> kernel, std::string reason) : kernel_(std::move(kernel)), reason_(std::move(reason)) {}
+  std::size_t scratch_bytes() const override { return kernel_->scratch_bytes(); }
+  void run(const KernelCall& call) override { kernel_->run(call); }
+  std::string algorithm() const override { return kernel_->algorithm() + " (" + reason_ + ")"; }
+
+ private:
+  std::unique_ptr<Kernel> kernel_;
+  std::string reason_;
+};
+
 std::size_t pixels_of(int images, int height, int width) {
   return std::size_t(std::max(0, images)) * std::max(0, height) * std::max(0, width);
 }
 
 }  // namespace
 
+std::unique_ptr<Kernel> explain(std::unique_ptr<Kernel> kernel, const ConvolutionChoice& choice) {
+  return std::make_unique<ExplainedKernel>(std::move(kernel), choice.reason);
+}
+
 std::unique_ptr<Kernel> make_forward(const ConvolutionGeometry& geometry, const WeightLayout& layout, int images,
-                                     const Epilogue& epilogue) {
-  if (is_depthwise(geometry) && epilogue.sub_pixel_scale == 1) return make_depthwise_forward(geometry, layout, images, epilogue);
+                                     const Epilogue& epilogue, Precision precision) {
+  const ConvolutionChoice choice =
+      choose({ConvolutionPass::forward, geometry, images, precision, epilogue.sub_pixel_scale});
+  if (choice.algorithm == ConvolutionAlgorithm::direct)
+    return explain(make_depthwise_forward(geometry, layout, images, epilogue), choice);
   std::vector<Correlation> correlations;
   correlations.push_back(forward_correlation(geometry, layout, images, epilogue.sub_pixel_scale));
-  return std::make_unique<CorrelationKernel>(std::move(correlations), geometry, images, geometry.output_channels,
-                                             pixels_of(images, geometry.window.y.output, geometry.window.x.output), epilogue);
+  return explain(std::make_unique<CorrelationKernel>(std::move(correlations), geometry, images, geometry.output_channels,
+                                                     pixels_of(images, geometry.window.y.output, geometry.window.x.output),
+                                                     epilogue),
+                 choice);
 }
 
 std::unique_ptr<Kernel> make_data_gradient(const ConvolutionGeometry& geometry, const WeightLayout& layout, int images,
-                                           const Epilogue& epilogue) {
-  if (is_depthwise(geometry)) return make_depthwise_data_gradient(geometry, layout, images, epilogue);
-  if (prefers_columns(geometry)) return make_column_gradient(geometry, layout, images, epilogue);
+                                           const Epilogue& epilogue, Precision precision) {
+  const ConvolutionChoice choice = choose({ConvolutionPass::data_gradient, geometry, images, precision});
+  if (choice.algorithm == ConvolutionAlgorithm::direct)
+    return explain(make_depthwise_data_gradient(geometry, layout, images, epilogue), choice);
+  if (choice.algorithm == ConvolutionAlgorithm::columns)
+    return explain(make_column_gradient(geometry, layout, images, epilogue), choice);
   const bool clamps =
       geometry.edge_mode == ImageEdgeMode::Clamp && !(geometry.window.y.is_inside() && geometry.window.x.is_inside());
   ConvolutionGeometry enlarged = geometry;
@@ -164,7 +189,7 @@ std::unique_ptr<Kernel> make_data_gradient(const ConvolutionGeometry& geometry, 
       gradient_correlations(enlarged, layout, images), geometry, images, geometry.input_channels,
       pixels_of(images, geometry.window.y.input, geometry.window.x.input), epilogue);
   if (clamps) kernel->fold(y, x);
-  return kernel;
+  return explain(std::move(kernel), choice);
 }
 
 void fold_repetitions(const EnlargedAxis& y, const EnlargedAxis& x, int height, int width, int images, int channels,
@@ -186,20 +211,20 @@ void fold_repetitions(const EnlargedAxis& y, const EnlargedAxis& x, int height, 
   });
 }
 
-std::unique_ptr<Kernel> make_kernel(const ConvolutionOp& op, const OperandShapes& shapes) {
+std::unique_ptr<Kernel> make_kernel(const ConvolutionOp& op, const OperandShapes& shapes, Precision precision) {
   const ConvolutionGeometry geometry = simplified(op.geometry);
   return make_forward(geometry, natural_layout(geometry), shapes.inputs[0].images,
-                      {.neuron = op.neuron, .sub_pixel_scale = op.sub_pixel_scale});
+                      {.neuron = op.neuron, .sub_pixel_scale = op.sub_pixel_scale}, precision);
 }
 
-std::unique_ptr<Kernel> make_kernel(const ConvolutionDataGradientOp& op, const OperandShapes& shapes) {
+std::unique_ptr<Kernel> make_kernel(const ConvolutionDataGradientOp& op, const OperandShapes& shapes, Precision precision) {
   const ConvolutionGeometry geometry = simplified(op.geometry);
-  return make_data_gradient(geometry, natural_layout(geometry), shapes.inputs[0].images, {});
+  return make_data_gradient(geometry, natural_layout(geometry), shapes.inputs[0].images, {}, precision);
 }
 
-std::unique_ptr<Kernel> make_kernel(const ConvolutionWeightGradientOp& op, const OperandShapes& shapes) {
+std::unique_ptr<Kernel> make_kernel(const ConvolutionWeightGradientOp& op, const OperandShapes& shapes, Precision precision) {
   const ConvolutionGeometry geometry = simplified(op.geometry);
-  return make_weight_gradient(geometry, natural_layout(geometry), shapes.inputs[0].images, false);
+  return make_weight_gradient(geometry, natural_layout(geometry), shapes.inputs[0].images, false, precision);
 }
 
 }  // namespace mpsnn::cpu

@@ -4,6 +4,7 @@
 #include <memory>
 
 #include "backends/backend.hpp"
+#include "backends/cpu/convolution_choice.hpp"
 #include "backends/cpu/convolution_geometry.hpp"
 #include "backends/cpu/gemm.hpp"
 
@@ -20,20 +21,19 @@ struct Epilogue {
 
 /// inputs: x, weights, [bias] -> y
 std::unique_ptr<Kernel> make_forward(const ConvolutionGeometry& geometry, const WeightLayout& layout, int images,
-                                     const Epilogue& epilogue);
+                                     const Epilogue& epilogue, Precision precision);
 /// inputs: gradient of y, weights, [bias] -> gradient of x; bias and neuron belong to transposed convolutions
 std::unique_ptr<Kernel> make_data_gradient(const ConvolutionGeometry& geometry, const WeightLayout& layout, int images,
-                                           const Epilogue& epilogue);
+                                           const Epilogue& epilogue, Precision precision);
 
-/// The same by another way (column_gradient.cpp), and whether it is the shorter one.
-bool prefers_columns(const ConvolutionGeometry& geometry);
+/// The same by another way (column_gradient.cpp).
 std::unique_ptr<Kernel> make_column_gradient(const ConvolutionGeometry& geometry, const WeightLayout& layout, int images,
                                              const Epilogue& epilogue);
 
 /// inputs: gradient of y, x -> [gradient of weights], [gradient of bias]. For a transposed convolution the two images change
 /// places in the product, while the gradient of the bias still sums input 0.
 std::unique_ptr<Kernel> make_weight_gradient(const ConvolutionGeometry& geometry, const WeightLayout& layout, int images,
-                                             bool is_transposed);
+                                             bool is_transposed, Precision precision);
 
 // One group per input channel (depthwise.cpp); same operands.
 inline bool is_depthwise(const ConvolutionGeometry& geometry) {
@@ -45,6 +45,9 @@ std::unique_ptr<Kernel> make_depthwise_data_gradient(const ConvolutionGeometry& 
                                                      const Epilogue& epilogue);
 std::unique_ptr<Kernel> make_depthwise_weight_gradient(const ConvolutionGeometry& geometry, const WeightLayout& layout,
                                                        int images, bool is_transposed);
+
+/// The same kernel, whose algorithm() also says why it was chosen.
+std::unique_ptr<Kernel> explain(std::unique_ptr<Kernel> kernel, const ConvolutionChoice& choice);
 
 /// Remembers which weights a kernel has packed.
 class PackedVersion {

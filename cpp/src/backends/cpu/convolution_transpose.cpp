@@ -6,16 +6,16 @@
 // its weight gradient is that convolution's with the images changed places: only the layout of the weights differs.
 namespace mpsnn::cpu {
 
-std::unique_ptr<Kernel> make_kernel(const ConvolutionTransposeOp& op, const OperandShapes& shapes) {
-  return make_data_gradient(op.undone, transposed_layout(op.undone), shapes.inputs[0].images, {.neuron = op.neuron});
+std::unique_ptr<Kernel> make_kernel(const ConvolutionTransposeOp& op, const OperandShapes& shapes, Precision precision) {
+  return make_data_gradient(op.undone, transposed_layout(op.undone), shapes.inputs[0].images, {.neuron = op.neuron}, precision);
 }
 
-std::unique_ptr<Kernel> make_kernel(const ConvolutionTransposeDataGradientOp& op, const OperandShapes& shapes) {
-  return make_forward(op.undone, transposed_layout(op.undone), shapes.inputs[0].images, {});
+std::unique_ptr<Kernel> make_kernel(const ConvolutionTransposeDataGradientOp& op, const OperandShapes& shapes, Precision precision) {
+  return make_forward(op.undone, transposed_layout(op.undone), shapes.inputs[0].images, {}, precision);
 }
 
-std::unique_ptr<Kernel> make_kernel(const ConvolutionTransposeWeightGradientOp& op, const OperandShapes& shapes) {
-  return make_weight_gradient(op.undone, transposed_layout(op.undone), shapes.inputs[0].images, true);
+std::unique_ptr<Kernel> make_kernel(const ConvolutionTransposeWeightGradientOp& op, const OperandShapes& shapes, Precision precision) {
+  return make_weight_gradient(op.undone, transposed_layout(op.undone), shapes.inputs[0].images, true, precision);
 }
 
 }  // namespace mpsnn::cpu

@@ -135,9 +135,11 @@ class WeightGradientKernel final : public Kernel {
 }  // namespace
 
 std::unique_ptr<Kernel> make_weight_gradient(const ConvolutionGeometry& geometry, const WeightLayout& layout, int images,
-                                             bool is_transposed) {
-  if (is_depthwise(geometry)) return make_depthwise_weight_gradient(geometry, layout, images, is_transposed);
-  return std::make_unique<WeightGradientKernel>(geometry, layout, images, is_transposed);
+                                             bool is_transposed, Precision precision) {
+  const ConvolutionChoice choice = choose({ConvolutionPass::weight_gradient, geometry, images, precision});
+  if (choice.algorithm == ConvolutionAlgorithm::direct)
+    return explain(make_depthwise_weight_gradient(geometry, layout, images, is_transposed), choice);
+  return explain(std::make_unique<WeightGradientKernel>(geometry, layout, images, is_transposed), choice);
 }
 
 std::size_t pixel_sum_parts(std::size_t pixels) { return std::clamp<std::size_t>(pixels / 2048, 1, 64); }

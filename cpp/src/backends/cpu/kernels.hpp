@@ -10,12 +10,12 @@
 namespace mpsnn::cpu {
 
 // convolution.cpp, convolution_transpose.cpp
-std::unique_ptr<Kernel> make_kernel(const ConvolutionOp& op, const OperandShapes& shapes);
-std::unique_ptr<Kernel> make_kernel(const ConvolutionDataGradientOp& op, const OperandShapes& shapes);
-std::unique_ptr<Kernel> make_kernel(const ConvolutionWeightGradientOp& op, const OperandShapes& shapes);
-std::unique_ptr<Kernel> make_kernel(const ConvolutionTransposeOp& op, const OperandShapes& shapes);
-std::unique_ptr<Kernel> make_kernel(const ConvolutionTransposeDataGradientOp& op, const OperandShapes& shapes);
-std::unique_ptr<Kernel> make_kernel(const ConvolutionTransposeWeightGradientOp& op, const OperandShapes& shapes);
+std::unique_ptr<Kernel> make_kernel(const ConvolutionOp& op, const OperandShapes& shapes, Precision precision);
+std::unique_ptr<Kernel> make_kernel(const ConvolutionDataGradientOp& op, const OperandShapes& shapes, Precision precision);
+std::unique_ptr<Kernel> make_kernel(const ConvolutionWeightGradientOp& op, const OperandShapes& shapes, Precision precision);
+std::unique_ptr<Kernel> make_kernel(const ConvolutionTransposeOp& op, const OperandShapes& shapes, Precision precision);
+std::unique_ptr<Kernel> make_kernel(const ConvolutionTransposeDataGradientOp& op, const OperandShapes& shapes, Precision precision);
+std::unique_ptr<Kernel> make_kernel(const ConvolutionTransposeWeightGradientOp& op, const OperandShapes& shapes, Precision precision);
 
 // pooling
 std::unique_ptr<Kernel> make_kernel(const PoolingOp& op, const OperandShapes& shapes);

@@ -13,7 +13,7 @@ class Reference final : public KernelBackend {
   /// Gradients recompute what they need from the forward operands.
   std::size_t saved_bytes(const Operation&, const OperandShapes&) const override { return 0; }
 
-  std::unique_ptr<Kernel> make_kernel(const Operation& operation, const OperandShapes& shapes) const override {
+  std::unique_ptr<Kernel> make_kernel(const Operation& operation, const OperandShapes& shapes, Precision) const override {
     return std::visit([&](const auto& op) { return reference::make_kernel(op, shapes); }, operation);
   }
 };
