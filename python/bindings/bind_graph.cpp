@@ -122,6 +122,13 @@ std::vector<ImageNodePtr> load_result_images(const std::string& path, const py::
   return load_structure(text, sources, precision);
 }
 
+/// Without the GIL: an engine may ask data sources from threads of its own.
+std::shared_ptr<NNGraph> make_graph(const py::object& device, const std::vector<ImageNodePtr>& results, const std::vector<bool>& needed) {
+  const DevicePtr chosen = device_of(device);
+  py::gil_scoped_release release;
+  return std::make_shared<NNGraph>(chosen, results, needed);
+}
+
 std::vector<Shape> shapes_of(const std::vector<std::tuple<int, int, int, int>>& tuples) {
   std::vector<Shape> shapes;
   for (const auto& [images, height, width, channels] : tuples) {
@@ -162,10 +169,10 @@ Args:
     result_image_is_needed: False when only the weight updates matter; or results_are_needed, one flag per image.
 
 Data sources are loaded now. Raises GraphError for nodes that cannot be run, WeightError for data sources of wrong size.)")
-      .def(py::init([](const py::object& device, const ImageNodePtr& result, bool is_needed) { return std::make_shared<NNGraph>(device_of(device), result, is_needed); }),
+      .def(py::init([](const py::object& device, const ImageNodePtr& result, bool is_needed) { return make_graph(device, {result}, {is_needed}); }),
            "device"_a, "result_image"_a, "result_image_is_needed"_a = true)
       .def(py::init([](const py::object& device, const std::vector<ImageNodePtr>& results, const std::optional<std::vector<bool>>& needed) {
-             return std::make_shared<NNGraph>(device_of(device), results, needed.value_or(std::vector<bool>{}));
+             return make_graph(device, results, needed.value_or(std::vector<bool>{}));
            }), "device"_a, "result_images"_a, "results_are_needed"_a = py::none())
       .def_property_readonly("device", [](const NNGraph& g) { return std::const_pointer_cast<Device>(g.device()); })
       .def_readwrite("label", &NNGraph::label)
@@ -212,7 +219,7 @@ intermediate_images, destination_states: lists to which exported images and stat
       .def_static("load", [](const std::string& path, const py::object& device, const py::object& data_sources, std::optional<std::vector<bool>> needed) {
              Precision precision = Precision::fast;
              const auto results = load_result_images(path, data_sources, &precision);
-             auto graph = std::make_shared<NNGraph>(device_of(device), results, needed.value_or(std::vector<bool>{}));
+             auto graph = make_graph(device, results, needed.value_or(std::vector<bool>{}));
              graph->precision = precision;
              return graph;
            }, "path"_a, "device"_a = py::none(), "data_sources"_a = py::list(), "results_are_needed"_a = py::none(),
