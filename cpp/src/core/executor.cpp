@@ -5,6 +5,8 @@
 #include <cstring>
 #include <new>
 
+#include "mpsnn/graph.hpp"
+
 #if defined(__linux__)
 #include <sys/mman.h>
 #endif
