@@ -310,7 +310,7 @@ void NNGraph::Impl::fail_nonfinite(CachedPlan& plan, const Bindings& bindings) {
     }
   }
   // An engine that updates weights itself has done so before anybody could look.
-  const auto& trained = std::as_const(*parameters).trained();
+  const std::vector<TrainedParameters>& trained = parameters->trained();
   const bool has_changed = std::any_of(trained.begin(), trained.end(), [](const TrainedParameters& t) { return t.is_updated_by_engine; });
   throw DeviceError("a number that is not finite appeared first in " + where +
                         (has_changed ? ": weights that the device updates itself have changed." : ": the step was dropped, no weight has changed."),
