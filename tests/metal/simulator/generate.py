@@ -123,10 +123,10 @@ def kept_properties(facts, name):
 def header(facts):
     out = [LICENSE + "#pragma once", '#include "sim_types.h"', ""]
     out += [f"typedef {underlying} {name};" for name, underlying in facts.enums.items()]
-    for name, fields in facts.structs.items():
+    # Structs of plain fields first: others are made of them.
+    for name, fields in sorted(facts.structs.items(), key=lambda s: any(f["type"] in facts.structs for f in s[1])):
         members = " ".join(f"{f['type']} {f['name']};" for f in fields)
-        if not any(f["type"].startswith("MPS") for f in fields):
-            out.append(f"struct {name} {{ {members} }};")
+        out.append(f"struct {name} {{ {members} }};")
     out.append("@class " + ", ".join(facts.classes) + ";")
     for name, protocol in facts.protocols.items():
         out.append(f"@protocol {name} <NSObject>")
@@ -265,7 +265,7 @@ def node_class(facts, name):
         if method["kind"] == "class" and selector.startswith("nodeWith") and name != "MPSNNImageNode" and selector != "nodeWithSource:descriptor:":
             call = " ".join(f"{part}:a{i}" for i, part in enumerate(selector.replace("nodeWith", "initWith", 1).split(":")[:-1]))
             out.append(f"{facts.method(method)} {{ return [[(id)[self alloc] {call}] autorelease]; }}")
-    properties = list(c["properties"])
+    properties = [] if name in ("MPSNNImageNode", "MPSNNStateNode") else list(c["properties"])
     if "MPSNNTrainableNode" in c["protocols"] and not any(p["name"] == "trainingStyle" for p in properties):
         properties += facts.protocols["MPSNNTrainableNode"]["properties"]
     for prop in properties:

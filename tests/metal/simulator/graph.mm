@@ -208,7 +208,7 @@ void unwrap(NSArray* batches, NSMutableArray* objects) {
   return [self encodeToCommandBuffer:command_buffer sourceImages:images sourceStates:nil intermediateImages:nil destinationStates:nil];
 }
 - (MPSImage*)executeAsyncWithSourceImages:(NSArray*)images completionHandler:(SimBlock)block {
-  id queue = [[_device newCommandQueue] autorelease];
+  id queue = [[(id)_device newCommandQueue] autorelease];
   id command_buffer = [queue commandBuffer];
   MPSImage* result = [self encodeToCommandBuffer:command_buffer sourceImages:images];
   if (result) [result synchronizeOnCommandBuffer:command_buffer];
