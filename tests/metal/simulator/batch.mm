@@ -58,6 +58,7 @@ NSUInteger for_each_distinct(NSArray* batch, F&& f) {
 
 }  // namespace
 
+#pragma GCC visibility push(default)
 extern "C" {
 
 MTLRegion MPSRectNoClip = {{0, 0, 0}, {NSUIntegerMax, NSUIntegerMax, NSUIntegerMax}};
@@ -96,3 +97,4 @@ NSUInteger MPSStateBatchResourceSize(NSArray* batch) {
 }
 
 }  // extern "C"
+#pragma GCC visibility pop

@@ -3,6 +3,12 @@
 
 #include "sim_nodes.h"
 
+@interface NSObject (SimMetal)
+- (id)newCommandQueue;
+- (id)commandBuffer;
+- (void)commit;
+@end
+
 /// MPSNNGraph: a graph of ours on the reference engine.
 using namespace sim;
 
@@ -64,13 +70,8 @@ NSArray* encode(MPSNNGraph* self, id metal_buffer, NSArray* source_images, NSArr
   const Encoding before = encoding();
   encoding() = {metal_buffer, images};
   command_buffer.record_completion([images] { encoding().images = images; });  // for updates in the completion phase, on its thread
-  std::string failure;
   mpsnn::EncodedResults results;
-  try {
-    results = graph.encode(command_buffer, inputs, states);
-  } catch (const std::exception& error) {
-    failure = error.what();
-  }
+  const std::string failure = failure_of([&] { results = graph.encode(command_buffer, inputs, states); });
   encoding() = before;
   if (!failure.empty()) raise("MPSNNGraph encode: " + failure);
 
@@ -116,12 +117,7 @@ void unwrap(NSArray* batches, NSMutableArray* objects) {
     images.push_back(image([result_images objectAtIndex:i], false));
     flags.push_back(!needed || needed[i]);
   }
-  std::string failure;
-  try {
-    mine->graph = std::make_unique<mpsnn::NNGraph>(reference_device(), images, flags);
-  } catch (const std::exception& error) {
-    failure = error.what();
-  }
+  const std::string failure = failure_of([&] { mine->graph = std::make_unique<mpsnn::NNGraph>(reference_device(), images, flags); });
   if (!failure.empty()) {  // Apple's answer is nil; the sentence is for whoever reads the test's output
     NSLog(@"simulator: no MPSNNGraph: %s", failure.c_str());
     [self release];
@@ -208,7 +204,7 @@ void unwrap(NSArray* batches, NSMutableArray* objects) {
   return [self encodeToCommandBuffer:command_buffer sourceImages:images sourceStates:nil intermediateImages:nil destinationStates:nil];
 }
 - (MPSImage*)executeAsyncWithSourceImages:(NSArray*)images completionHandler:(SimBlock)block {
-  id queue = [[(id)_device newCommandQueue] autorelease];
+  id queue = [[_device newCommandQueue] autorelease];
   id command_buffer = [queue commandBuffer];
   MPSImage* result = [self encodeToCommandBuffer:command_buffer sourceImages:images];
   if (result) [result synchronizeOnCommandBuffer:command_buffer];

@@ -10,6 +10,7 @@
 /// Metal: the device, queues, command buffers and buffers; and what all toy objects share.
 using namespace sim;
 
+#pragma GCC visibility push(default)
 extern "C" {
 /// Toy objects that exist now. The device and the predefined allocators live for ever and do not count.
 long mpsnn_sim_live_objects(void);
@@ -18,7 +19,13 @@ void mpsnn_sim_print_live_objects(void);
 /// The next command buffer that is committed ends in an error with this text. So does the n-th of the process (from 1) when the
 /// environment variable MPSNN_SIM_FAIL_COMMAND_BUFFER says n.
 void mpsnn_sim_fail_next_command_buffer(const char* sentence);
+id MTLCreateSystemDefaultDevice(void);
+id MTLCopyAllDevices(void);
+id MTLCopyAllDevicesWithObserver(id* observer, void* handler);
+void MTLRemoveDeviceObserver(id observer);
+BOOL MPSSupportsMTLDevice(id device);
 }
+#pragma GCC visibility pop
 
 namespace {
 
@@ -264,12 +271,7 @@ struct BlitBody : Body {
 - (void)sim_finish:(std::exception_ptr)error {
   CommandBufferBody& mine = body<CommandBufferBody>(self);
   if (error) {
-    std::string sentence;
-    try {
-      std::rethrow_exception(error);
-    } catch (const std::exception& e) {
-      sentence = e.what();
-    }
+    const std::string sentence = failure_of([&] { std::rethrow_exception(error); });
     NSDictionary* info = [NSDictionary dictionaryWithObject:text(sentence) forKey:NSLocalizedDescriptionKey];
     mine.error = hold([NSError errorWithDomain:@"MTLCommandBufferErrorDomain" code:1 userInfo:info]);
   }
@@ -295,10 +297,7 @@ struct BlitBody : Body {
 - (void)waitUntilCompleted {
   if ([self status] == 0) raise("waitUntilCompleted: this command buffer was never committed");
   const mpsnn::CommandBufferPtr buffer = body<CommandBufferBody>(self).buffer;
-  try {
-    buffer->wait_until_completed();
-  } catch (const std::exception&) {  // it is in -error
-  }
+  failure_of([&] { buffer->wait_until_completed(); });  // an error is in -error
 }
 @end
 
@@ -384,13 +383,11 @@ struct WrappedBufferBody : Body {
 }
 @end
 
-extern "C" {
 id MTLCreateSystemDefaultDevice(void) { return the_device(); }
 id MTLCopyAllDevices(void) { return [[NSArray alloc] initWithObjects:the_device(), nil]; }
-id MTLCopyAllDevicesWithObserver(id* observer, void* handler) { return MTLCopyAllDevices(); }
-void MTLRemoveDeviceObserver(id observer) {}
+id MTLCopyAllDevicesWithObserver(id*, void*) { return MTLCopyAllDevices(); }
+void MTLRemoveDeviceObserver(id) {}
 BOOL MPSSupportsMTLDevice(id device) { return device == the_device(); }
-}
 
 namespace sim {
 

@@ -9,6 +9,7 @@
 
 #include "mpsnn/mpsnn.hpp"
 #include "sim_classes.h"
+#include "support.hpp"
 
 /// The simulator: toy classes under Apple's names that compute with the `reference` engine. For tests only.
 /// Where Apple's frameworks end the process, it raises an Objective-C exception that says why.
@@ -18,13 +19,13 @@ namespace sim {
 /// Runs `f`, turning C++ exceptions into Objective-C ones.
 template <class F>
 auto guarded(F&& f) -> decltype(f()) {
-  std::string sentence;
-  try {
-    return f();
-  } catch (const std::exception& error) {
-    sentence = error.what();
-  }
-  raise(sentence);
+  std::conditional_t<std::is_void_v<decltype(f())>, bool, decltype(f())> result{};
+  const std::string sentence = failure_of([&] {
+    if constexpr (std::is_void_v<decltype(f())>) f();
+    else result = f();
+  });
+  if (!sentence.empty()) raise(sentence);
+  if constexpr (!std::is_void_v<decltype(f())>) return result;
 }
 
 struct Pool {

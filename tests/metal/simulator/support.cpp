@@ -1,7 +1,23 @@
 // SPDX-License-Identifier: Apache-2.0
-#include "mpsnn/device.hpp"
+#include "support.hpp"
+
+#include <exception>
 
 #include "backends/backend.hpp"
+#include "mpsnn/device.hpp"
+
+namespace sim {
+
+std::string failure_of(const std::function<void()>& work) {
+  try {
+    work();
+  } catch (const std::exception& error) {
+    return error.what();
+  }
+  return {};
+}
+
+}  // namespace sim
 
 /// Stands in for the list of engines, of which the simulator has one.
 namespace mpsnn {
