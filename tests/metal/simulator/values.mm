@@ -212,7 +212,10 @@ class CustomPadding final : public mpsnn::NNPadding {
 class ObjectHandle final : public mpsnn::Handle {
  public:
   explicit ObjectHandle(id object) : object_(hold(object)) {}
-  std::string label() const override { return text([(id<MPSHandle>)object_of(object_) label]); }
+  std::string label() const override {
+    const Pool pool;  // errors are worded on the command buffer's own thread
+    return text([(id<MPSHandle>)object_of(object_) label]);
+  }
   id object() const { return object_of(object_); }
 
  private:
