@@ -24,7 +24,9 @@ pytestmark = [
     pytest.mark.metal,
     pytest.mark.skipif(METAL is None, reason=f"no Metal device: {mpsnn.metal_status()}"),
 ]
-simulated = pytest.mark.skipif(not IS_SIMULATED, reason="needs the simulator: configure with clang and -DMPSNN_METAL=ON on Linux")
+simulated = pytest.mark.skipif(
+    not IS_SIMULATED, reason="needs the simulator: configure with clang and -DMPSNN_METAL=ON on Linux"
+)
 
 
 def simulator():
@@ -166,9 +168,7 @@ def test_every_class_with_a_gradient_gives_the_gradients_of_the_reference_engine
         assert report.ok, f"{case.about}\n{report}"
 
 
-WITHOUT_GRADIENT = {
-    name: make for name, make in check_cases.NO_GRADIENT.items() if "Binary" not in name
-}
+WITHOUT_GRADIENT = {name: make for name, make in check_cases.NO_GRADIENT.items() if "Binary" not in name}
 
 
 @pytest.mark.parametrize("name", WITHOUT_GRADIENT)
@@ -206,7 +206,10 @@ def test_binary_convolutions_take_their_bits_from_the_application(name, with_ter
     source = Bits()
 
     def build():
-        image, kinds = mpsnn.MPSNNImageNode("image"), (mpsnn.MPSCNNBinaryConvolutionType.BinaryWeights, mpsnn.MPSCNNBinaryConvolutionFlags.None_)
+        image, kinds = (
+            mpsnn.MPSNNImageNode("image"),
+            (mpsnn.MPSCNNBinaryConvolutionType.BinaryWeights, mpsnn.MPSCNNBinaryConvolutionFlags.None_),
+        )
         if not with_terms:
             return [getattr(mpsnn, name)(image, source, 0.5, *kinds).result_image]
         terms = [numbers(5, seed=1), numbers(5, seed=2), numbers(40, seed=3), numbers(40, seed=4)]
@@ -249,9 +252,17 @@ def test_quantized_weights_go_to_apple_as_they_are(quantization):
 def test_folded_normalization_and_fused_neurons_are_applied_once():
     descriptor = mpsnn.MPSCNNConvolutionDescriptor(3, 3, 2, 4)
     descriptor.fused_neuron_descriptor = mpsnn.MPSNNNeuronDescriptor(mpsnn.MPSCNNNeuronType.ReLU, 0.2)
-    descriptor.set_batch_normalization_parameters_for_inference(numbers(4), np.abs(numbers(4, seed=1)), numbers(4, seed=2), numbers(4, seed=3), 1e-3)
+    descriptor.set_batch_normalization_parameters_for_inference(
+        numbers(4), np.abs(numbers(4, seed=1)), numbers(4, seed=2), numbers(4, seed=3), 1e-3
+    )
     source = mpsnn.ConvolutionWeights(descriptor, seed=1, label="fused")
-    assert_same(*both(lambda: [mpsnn.MPSCNNConvolutionNode(mpsnn.MPSNNImageNode("image"), source).result_image], numbers(1, 5, 5, 2)), terms=40)
+    assert_same(
+        *both(
+            lambda: [mpsnn.MPSCNNConvolutionNode(mpsnn.MPSNNImageNode("image"), source).result_image],
+            numbers(1, 5, 5, 2),
+        ),
+        terms=40,
+    )
 
 
 # --- objects of the application that Apple's classes call
@@ -361,7 +372,8 @@ def trained_graph(device, source, style, classes=4):
     node = mpsnn.MPSCNNConvolutionNode(image, source)
     node.training_style = style
     last = mpsnn.MPSCNNFullyConnectedNode(
-        mpsnn.MPSCNNNeuronTanHNode(node.result_image).result_image, weights(3, classes, 5, label="fc", seed=2, optimizer=adam(0.05))
+        mpsnn.MPSCNNNeuronTanHNode(node.result_image).result_image,
+        weights(3, classes, 5, label="fc", seed=2, optimizer=adam(0.05)),
     )
     last.training_style = style
     ends = mpsnn.MPSCNNLossNode(last.result_image, loss(weight=0.25)).training_graph()
@@ -383,7 +395,13 @@ def test_a_python_data_source_trains_as_on_the_reference_engine(style):
     for device in ("metal", "reference"):
         sources.append(SOURCES[style](2, 3))
         graph, last = trained_graph(device, sources[-1], style)
-        found.append((losses_of(graph), np.array(graph.export_weights(sources[-1]).weights), np.array(last.weights.values["weights"])))
+        found.append(
+            (
+                losses_of(graph),
+                np.array(graph.export_weights(sources[-1]).weights),
+                np.array(last.weights.values["weights"]),
+            )
+        )
     (first, own, fc), (second, expected_own, expected_fc) = found
     assert first[-1].sum() < first[0].sum()
     assert_same([first, own, fc], [second, expected_own, expected_fc], terms=4000)
@@ -431,10 +449,14 @@ def arrays_of(source):
 OPTIMIZERS = {
     "sgd": lambda: sgd(0.05),
     "momentum": lambda: sgd(0.05, 0.9),
-    "nesterov": lambda: mpsnn.MPSNNOptimizerStochasticGradientDescent(None, 0.9, True, mpsnn.MPSNNOptimizerDescriptor(learning_rate=0.05)),
+    "nesterov": lambda: mpsnn.MPSNNOptimizerStochasticGradientDescent(
+        None, 0.9, True, mpsnn.MPSNNOptimizerDescriptor(learning_rate=0.05)
+    ),
     "rmsprop": lambda: mpsnn.MPSNNOptimizerRMSProp(None, 0.01),
     "adam": adam,
-    "amsgrad": lambda: mpsnn.MPSNNOptimizerAdam(None, 0.9, 0.999, 1e-8, 0, mpsnn.MPSNNOptimizerDescriptor(learning_rate=0.01), uses_amsgrad=True),
+    "amsgrad": lambda: mpsnn.MPSNNOptimizerAdam(
+        None, 0.9, 0.999, 1e-8, 0, mpsnn.MPSNNOptimizerDescriptor(learning_rate=0.01), uses_amsgrad=True
+    ),
 }
 
 
@@ -452,7 +474,9 @@ def test_apples_optimizers_keep_values_and_history_where_the_application_sees_th
 
 def network(device, style):
     net = lenet((8, 8, 1), 3, channels=(4, 8), hidden=12, dropout=0, seed=3)
-    return Trainer(net.training_logits, inference_logits=net.logits, batch_size=16, learning_rate=0.01, seed=3, device=device)
+    return Trainer(
+        net.training_logits, inference_logits=net.logits, batch_size=16, learning_rate=0.01, seed=3, device=device
+    )
 
 
 def test_lenet_trains_on_metal_as_on_the_reference_engine():
@@ -464,7 +488,9 @@ def test_lenet_trains_on_metal_as_on_the_reference_engine():
     for name, value in found[0].items():
         expected = found[1][name]
         # Adam's first steps are as long as the learning rate whatever the gradient: rounding shows where gradients are tiny.
-        assert np.abs(value - expected).max(initial=0) <= max(tolerance(expected, 1e6), 10 * 0.01 * math.sqrt(np.finfo(np.float32).eps)), name
+        assert np.abs(value - expected).max(initial=0) <= max(
+            tolerance(expected, 1e6), 10 * 0.01 * math.sqrt(np.finfo(np.float32).eps)
+        ), name
 
 
 def test_a_program_that_trains_differs_only_in_the_devices_name():
@@ -480,7 +506,9 @@ trainer.fit(images, labels, epochs=1)
 print("RESULT", sum(float(abs(array).sum()) for source in trainer.sources.values() for array in source.values.values()))
 """
     texts = [
-        subprocess.run([sys.executable, "-c", program.replace("DEVICE", repr(device))], capture_output=True, text=True, check=True)
+        subprocess.run(
+            [sys.executable, "-c", program.replace("DEVICE", repr(device))], capture_output=True, text=True, check=True
+        )
         for device in ("metal", "cpu")
     ]
     assert all("without pool" not in run.stderr for run in texts)
@@ -525,7 +553,13 @@ def test_exported_gradient_states_hold_apples_gradients():
         graph = mpsnn.MPSNNGraph(device, ends[0].result_image)
         given = {"image": numbers(2, 5, 5, 2), "incoming": numbers(2, 5, 5, 3, seed=1)}
         result = graph.run([given[name] for name in graph.source_image_handles], destination_states=states)
-        found.append([np.array(result.numpy()), np.array(states[0].gradient_for_weights), np.array(states[0].gradient_for_biases)])
+        found.append(
+            [
+                np.array(result.numpy()),
+                np.array(states[0].gradient_for_weights),
+                np.array(states[0].gradient_for_biases),
+            ]
+        )
     assert np.abs(found[0][1]).max() > 0
     assert_same(*found, terms=50)
 

@@ -33,8 +33,10 @@ def runtime_classes():
     text = SOURCES["data_sources.cpp"].replace("\\\n", " ")
     for name, methods in re.findall(r"#define (MPSNN_\w+_METHODS)(.*)", text):
         text = text.replace(name + ",", methods + ",")
-    for text in (text, SOURCES["callbacks.cpp"]):
-        for name, protocol, body in re.findall(r'RuntimeClass made\(\s*"(\w+)",\s*"(\w+)",(.*?)\}\);', text, re.DOTALL):
+    for source in (text, SOURCES["callbacks.cpp"]):
+        for name, protocol, body in re.findall(
+            r'RuntimeClass made\(\s*"(\w+)",\s*"(\w+)",(.*?)\}\);', source, re.DOTALL
+        ):
             methods = re.findall(r'method\(\s*"([\w:]+)",\s*[\w<>:]+,\s*((?:MPSNN_BOOL )?"[^"]*")\)', body)
             yield name, protocol, [(s, t.replace("MPSNN_BOOL ", "B").replace('"', "")) for s, t in methods]
 
