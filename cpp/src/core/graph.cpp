@@ -240,7 +240,9 @@ std::unique_ptr<PlanBuilder> NNGraph::Impl::lower(const NNGraph& graph, const So
 CachedPlan& NNGraph::Impl::plan_for(const NNGraph& graph, const SourceShapes& shapes, bool needs_labels) {
   for (const auto& plan : plans)
     if (plan->shapes == shapes && plan->format == graph.format && plan->precision == graph.precision) return *plan;
-  if (const char* rules = device->backend().preflight_engine()) graph.preflight(rules, shapes.images).raise_for_refused();
+  // Frameworks refuse empty batches; the engine then has nothing to ask of them.
+  const bool is_empty = !shapes.images.empty() && shapes.images.front().images == 0;
+  if (const char* rules = device->backend().preflight_engine(); rules && !is_empty) graph.preflight(rules, shapes.images).raise_for_refused();
   const auto builder = lower(graph, shapes, needs_labels);
   std::vector<NNImageNode*> returned;
   for (std::size_t i = 0; i < result_images.size(); ++i)
