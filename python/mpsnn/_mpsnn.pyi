@@ -7,7 +7,7 @@ from __future__ import annotations
 import collections.abc
 import enum
 import typing
-__all__: list[str] = ['AffineDataSource', 'Axis', 'BatchNormalizationWeights', 'CommandBuffer', 'CommandQueue', 'ConvolutionWeights', 'Device', 'ExplicitPadding', 'GroupNormalizationWeights', 'InstanceNormalizationWeights', 'MPSAliasingStrategy', 'MPSCNNBatchNormalizationDataSource', 'MPSCNNBatchNormalizationFlags', 'MPSCNNBatchNormalizationGradientNode', 'MPSCNNBatchNormalizationNode', 'MPSCNNBatchNormalizationState', 'MPSCNNBinaryConvolutionFlags', 'MPSCNNBinaryConvolutionNode', 'MPSCNNBinaryConvolutionType', 'MPSCNNBinaryFullyConnectedNode', 'MPSCNNConvolutionDataSource', 'MPSCNNConvolutionDescriptor', 'MPSCNNConvolutionFlags', 'MPSCNNConvolutionGradientNode', 'MPSCNNConvolutionGradientOption', 'MPSCNNConvolutionGradientState', 'MPSCNNConvolutionGradientStateNode', 'MPSCNNConvolutionNode', 'MPSCNNConvolutionTransposeGradientNode', 'MPSCNNConvolutionTransposeGradientStateNode', 'MPSCNNConvolutionTransposeNode', 'MPSCNNConvolutionWeightsAndBiasesState', 'MPSCNNConvolutionWeightsLayout', 'MPSCNNCrossChannelNormalizationGradientNode', 'MPSCNNCrossChannelNormalizationNode', 'MPSCNNDepthWiseConvolutionDescriptor', 'MPSCNNDilatedPoolingMaxGradientNode', 'MPSCNNDilatedPoolingMaxNode', 'MPSCNNDropoutGradientNode', 'MPSCNNDropoutNode', 'MPSCNNFullyConnectedGradientNode', 'MPSCNNFullyConnectedNode', 'MPSCNNGroupNormalizationDataSource', 'MPSCNNGroupNormalizationGradientNode', 'MPSCNNGroupNormalizationGradientState', 'MPSCNNGroupNormalizationNode', 'MPSCNNInstanceNormalizationDataSource', 'MPSCNNInstanceNormalizationGradientNode', 'MPSCNNInstanceNormalizationGradientState', 'MPSCNNInstanceNormalizationNode', 'MPSCNNKernel', 'MPSCNNLocalContrastNormalizationGradientNode', 'MPSCNNLocalContrastNormalizationNode', 'MPSCNNLogSoftMaxGradientNode', 'MPSCNNLogSoftMaxNode', 'MPSCNNLossDescriptor', 'MPSCNNLossLabels', 'MPSCNNLossNode', 'MPSCNNLossType', 'MPSCNNNeuronAbsoluteNode', 'MPSCNNNeuronELUNode', 'MPSCNNNeuronExponentialNode', 'MPSCNNNeuronGeLUNode', 'MPSCNNNeuronGradientNode', 'MPSCNNNeuronHardSigmoidNode', 'MPSCNNNeuronLinearNode', 'MPSCNNNeuronLogarithmNode', 'MPSCNNNeuronNode', 'MPSCNNNeuronPReLUNode', 'MPSCNNNeuronPowerNode', 'MPSCNNNeuronReLUNNode', 'MPSCNNNeuronReLUNode', 'MPSCNNNeuronSigmoidNode', 'MPSCNNNeuronSoftPlusNode', 'MPSCNNNeuronSoftSignNode', 'MPSCNNNeuronTanHNode', 'MPSCNNNeuronType', 'MPSCNNNormalizationGammaAndBetaState', 'MPSCNNNormalizationMeanAndVarianceState', 'MPSCNNNormalizationNode', 'MPSCNNPoolingAverageGradientNode', 'MPSCNNPoolingAverageNode', 'MPSCNNPoolingGradientNode', 'MPSCNNPoolingL2NormGradientNode', 'MPSCNNPoolingL2NormNode', 'MPSCNNPoolingMaxGradientNode', 'MPSCNNPoolingMaxNode', 'MPSCNNPoolingNode', 'MPSCNNReductionType', 'MPSCNNSoftMaxGradientNode', 'MPSCNNSoftMaxNode', 'MPSCNNSpatialNormalizationGradientNode', 'MPSCNNSpatialNormalizationNode', 'MPSCNNSubPixelConvolutionDescriptor', 'MPSCNNUpsamplingBilinearGradientNode', 'MPSCNNUpsamplingBilinearNode', 'MPSCNNUpsamplingNearestGradientNode', 'MPSCNNUpsamplingNearestNode', 'MPSCNNWeightsQuantizationType', 'MPSCNNYOLOLossDescriptor', 'MPSCNNYOLOLossNode', 'MPSDataLayout', 'MPSDataType', 'MPSFloatDataTypeBit', 'MPSFloatDataTypeShift', 'MPSImage', 'MPSImageAllocator', 'MPSImageCoordinate', 'MPSImageDescriptor', 'MPSImageEdgeMode', 'MPSImageFeatureChannelFormat', 'MPSKernelOptions', 'MPSNNAdditionGradientNode', 'MPSNNAdditionNode', 'MPSNNArithmeticGradientNode', 'MPSNNArithmeticGradientStateNode', 'MPSNNBilinearScaleNode', 'MPSNNBinaryArithmeticNode', 'MPSNNBinaryGradientStateNode', 'MPSNNComparisonNode', 'MPSNNComparisonType', 'MPSNNConcatenationGradientNode', 'MPSNNConcatenationNode', 'MPSNNConvolutionAccumulatorPrecisionOption', 'MPSNNDefaultPadding', 'MPSNNDivisionNode', 'MPSNNFilterNode', 'MPSNNForwardLossNode', 'MPSNNGradientFilterNode', 'MPSNNGradientState', 'MPSNNGradientStateNode', 'MPSNNGramMatrixCalculationGradientNode', 'MPSNNGramMatrixCalculationNode', 'MPSNNGraph', 'MPSNNImageNode', 'MPSNNInitialGradientNode', 'MPSNNLabelsNode', 'MPSNNLanczosScaleNode', 'MPSNNLossGradientNode', 'MPSNNMultiaryGradientStateNode', 'MPSNNMultiplicationGradientNode', 'MPSNNMultiplicationNode', 'MPSNNNeuronDescriptor', 'MPSNNOptimizer', 'MPSNNOptimizerAdam', 'MPSNNOptimizerDescriptor', 'MPSNNOptimizerRMSProp', 'MPSNNOptimizerStochasticGradientDescent', 'MPSNNPadGradientNode', 'MPSNNPadNode', 'MPSNNPadding', 'MPSNNPaddingMethod', 'MPSNNReductionColumnMaxNode', 'MPSNNReductionColumnMeanNode', 'MPSNNReductionColumnMinNode', 'MPSNNReductionColumnSumNode', 'MPSNNReductionFeatureChannelsArgumentMaxNode', 'MPSNNReductionFeatureChannelsArgumentMinNode', 'MPSNNReductionFeatureChannelsMaxNode', 'MPSNNReductionFeatureChannelsMeanNode', 'MPSNNReductionFeatureChannelsMinNode', 'MPSNNReductionFeatureChannelsSumNode', 'MPSNNReductionRowMaxNode', 'MPSNNReductionRowMeanNode', 'MPSNNReductionRowMinNode', 'MPSNNReductionRowSumNode', 'MPSNNReductionSpatialMeanGradientNode', 'MPSNNReductionSpatialMeanNode', 'MPSNNRegularizationType', 'MPSNNReshapeGradientNode', 'MPSNNReshapeNode', 'MPSNNScaleNode', 'MPSNNStateNode', 'MPSNNSubtractionGradientNode', 'MPSNNSubtractionNode', 'MPSNNTrainingStyle', 'MPSNNUnaryReductionNode', 'MPSPurgeableState', 'MPSRectNoClip', 'MPSScaleTransform', 'MPSState', 'MPSStateResourceType', 'MPSTemporaryImage', 'MPSVector', 'MTLCommandBufferStatus', 'MTLRegion', 'PlanReport', 'PlannedOperation', 'default_device', 'devices', 'instruction_set', 'load_result_images', 'metal_status', 'num_threads', 'resolve_axis', 'resolve_reverse_axis', 'set_num_threads']
+__all__: list[str] = ['AffineDataSource', 'Axis', 'BatchNormalizationWeights', 'CommandBuffer', 'CommandQueue', 'ConvolutionWeights', 'Device', 'ExplicitPadding', 'GroupNormalizationWeights', 'InstanceNormalizationWeights', 'MPSAliasingStrategy', 'MPSCNNBatchNormalizationDataSource', 'MPSCNNBatchNormalizationFlags', 'MPSCNNBatchNormalizationGradientNode', 'MPSCNNBatchNormalizationNode', 'MPSCNNBatchNormalizationState', 'MPSCNNBinaryConvolutionFlags', 'MPSCNNBinaryConvolutionNode', 'MPSCNNBinaryConvolutionType', 'MPSCNNBinaryFullyConnectedNode', 'MPSCNNConvolutionDataSource', 'MPSCNNConvolutionDescriptor', 'MPSCNNConvolutionFlags', 'MPSCNNConvolutionGradientNode', 'MPSCNNConvolutionGradientOption', 'MPSCNNConvolutionGradientState', 'MPSCNNConvolutionGradientStateNode', 'MPSCNNConvolutionNode', 'MPSCNNConvolutionTransposeGradientNode', 'MPSCNNConvolutionTransposeGradientStateNode', 'MPSCNNConvolutionTransposeNode', 'MPSCNNConvolutionWeightsAndBiasesState', 'MPSCNNConvolutionWeightsLayout', 'MPSCNNCrossChannelNormalizationGradientNode', 'MPSCNNCrossChannelNormalizationNode', 'MPSCNNDepthWiseConvolutionDescriptor', 'MPSCNNDilatedPoolingMaxGradientNode', 'MPSCNNDilatedPoolingMaxNode', 'MPSCNNDropoutGradientNode', 'MPSCNNDropoutNode', 'MPSCNNFullyConnectedGradientNode', 'MPSCNNFullyConnectedNode', 'MPSCNNGroupNormalizationDataSource', 'MPSCNNGroupNormalizationGradientNode', 'MPSCNNGroupNormalizationGradientState', 'MPSCNNGroupNormalizationNode', 'MPSCNNInstanceNormalizationDataSource', 'MPSCNNInstanceNormalizationGradientNode', 'MPSCNNInstanceNormalizationGradientState', 'MPSCNNInstanceNormalizationNode', 'MPSCNNKernel', 'MPSCNNLocalContrastNormalizationGradientNode', 'MPSCNNLocalContrastNormalizationNode', 'MPSCNNLogSoftMaxGradientNode', 'MPSCNNLogSoftMaxNode', 'MPSCNNLossDescriptor', 'MPSCNNLossLabels', 'MPSCNNLossNode', 'MPSCNNLossType', 'MPSCNNNeuronAbsoluteNode', 'MPSCNNNeuronELUNode', 'MPSCNNNeuronExponentialNode', 'MPSCNNNeuronGeLUNode', 'MPSCNNNeuronGradientNode', 'MPSCNNNeuronHardSigmoidNode', 'MPSCNNNeuronLinearNode', 'MPSCNNNeuronLogarithmNode', 'MPSCNNNeuronNode', 'MPSCNNNeuronPReLUNode', 'MPSCNNNeuronPowerNode', 'MPSCNNNeuronReLUNNode', 'MPSCNNNeuronReLUNode', 'MPSCNNNeuronSigmoidNode', 'MPSCNNNeuronSoftPlusNode', 'MPSCNNNeuronSoftSignNode', 'MPSCNNNeuronTanHNode', 'MPSCNNNeuronType', 'MPSCNNNormalizationGammaAndBetaState', 'MPSCNNNormalizationMeanAndVarianceState', 'MPSCNNNormalizationNode', 'MPSCNNPoolingAverageGradientNode', 'MPSCNNPoolingAverageNode', 'MPSCNNPoolingGradientNode', 'MPSCNNPoolingL2NormGradientNode', 'MPSCNNPoolingL2NormNode', 'MPSCNNPoolingMaxGradientNode', 'MPSCNNPoolingMaxNode', 'MPSCNNPoolingNode', 'MPSCNNReductionType', 'MPSCNNSoftMaxGradientNode', 'MPSCNNSoftMaxNode', 'MPSCNNSpatialNormalizationGradientNode', 'MPSCNNSpatialNormalizationNode', 'MPSCNNSubPixelConvolutionDescriptor', 'MPSCNNUpsamplingBilinearGradientNode', 'MPSCNNUpsamplingBilinearNode', 'MPSCNNUpsamplingNearestGradientNode', 'MPSCNNUpsamplingNearestNode', 'MPSCNNWeightsQuantizationType', 'MPSCNNYOLOLossDescriptor', 'MPSCNNYOLOLossNode', 'MPSDataLayout', 'MPSDataType', 'MPSFloatDataTypeBit', 'MPSFloatDataTypeShift', 'MPSImage', 'MPSImageAllocator', 'MPSImageCoordinate', 'MPSImageDescriptor', 'MPSImageEdgeMode', 'MPSImageFeatureChannelFormat', 'MPSKernelOptions', 'MPSNNAdditionGradientNode', 'MPSNNAdditionNode', 'MPSNNArithmeticGradientNode', 'MPSNNArithmeticGradientStateNode', 'MPSNNBilinearScaleNode', 'MPSNNBinaryArithmeticNode', 'MPSNNBinaryGradientStateNode', 'MPSNNComparisonNode', 'MPSNNComparisonType', 'MPSNNConcatenationGradientNode', 'MPSNNConcatenationNode', 'MPSNNConvolutionAccumulatorPrecisionOption', 'MPSNNDefaultPadding', 'MPSNNDivisionNode', 'MPSNNFilterNode', 'MPSNNForwardLossNode', 'MPSNNGradientFilterNode', 'MPSNNGradientState', 'MPSNNGradientStateNode', 'MPSNNGramMatrixCalculationGradientNode', 'MPSNNGramMatrixCalculationNode', 'MPSNNGraph', 'MPSNNImageNode', 'MPSNNInitialGradientNode', 'MPSNNLabelsNode', 'MPSNNLanczosScaleNode', 'MPSNNLossGradientNode', 'MPSNNMultiaryGradientStateNode', 'MPSNNMultiplicationGradientNode', 'MPSNNMultiplicationNode', 'MPSNNNeuronDescriptor', 'MPSNNOptimizer', 'MPSNNOptimizerAdam', 'MPSNNOptimizerDescriptor', 'MPSNNOptimizerRMSProp', 'MPSNNOptimizerStochasticGradientDescent', 'MPSNNPadGradientNode', 'MPSNNPadNode', 'MPSNNPadding', 'MPSNNPaddingMethod', 'MPSNNReductionColumnMaxNode', 'MPSNNReductionColumnMeanNode', 'MPSNNReductionColumnMinNode', 'MPSNNReductionColumnSumNode', 'MPSNNReductionFeatureChannelsArgumentMaxNode', 'MPSNNReductionFeatureChannelsArgumentMinNode', 'MPSNNReductionFeatureChannelsMaxNode', 'MPSNNReductionFeatureChannelsMeanNode', 'MPSNNReductionFeatureChannelsMinNode', 'MPSNNReductionFeatureChannelsSumNode', 'MPSNNReductionRowMaxNode', 'MPSNNReductionRowMeanNode', 'MPSNNReductionRowMinNode', 'MPSNNReductionRowSumNode', 'MPSNNReductionSpatialMeanGradientNode', 'MPSNNReductionSpatialMeanNode', 'MPSNNRegularizationType', 'MPSNNReshapeGradientNode', 'MPSNNReshapeNode', 'MPSNNScaleNode', 'MPSNNStateNode', 'MPSNNSubtractionGradientNode', 'MPSNNSubtractionNode', 'MPSNNTrainingStyle', 'MPSNNUnaryReductionNode', 'MPSPurgeableState', 'MPSRectNoClip', 'MPSScaleTransform', 'MPSState', 'MPSStateResourceType', 'MPSTemporaryImage', 'MPSVector', 'MTLCommandBufferStatus', 'MTLRegion', 'PlanReport', 'PlannedOperation', 'PreflightFinding', 'PreflightReport', 'PreflightRule', 'default_device', 'devices', 'instruction_set', 'load_result_images', 'metal_availability', 'metal_status', 'num_threads', 'preflight_rules', 'resolve_axis', 'resolve_reverse_axis', 'set_num_threads', 'unchecked_questions']
 class MPSAliasingStrategy(enum.IntFlag):
     Default = 0
     DontCare = 0
@@ -2826,6 +2826,114 @@ class MPSNNGramMatrixCalculationGradientNode(MPSNNGradientFilterNode):
     @property
     def alpha(self) -> float:
         ...
+class PreflightRule:
+    """
+    One row of the table of what Apple enforces or treats differently.
+    """
+    @property
+    def fix(self) -> str:
+        ...
+    @property
+    def id(self) -> str:
+        """
+        short and stable, e.g. "channels-per-group"
+        """
+    @property
+    def needs_shapes(self) -> bool:
+        """
+        checked only when source shapes are given
+        """
+    @property
+    def nodes(self) -> str:
+        """
+        what it looks at
+        """
+    @property
+    def reason(self) -> str:
+        """
+        what Apple does
+        """
+    @property
+    def severity(self) -> str:
+        """
+        "refused", "differs" or "unverified"
+        """
+    @property
+    def source(self) -> str:
+        """
+        section of MPS_SEMANTICS, open question (OQ) or erratum (E)
+        """
+class PreflightFinding:
+    """
+    One node that breaks one rule.
+    """
+    def __repr__(self) -> str:
+        ...
+    @property
+    def actual(self) -> str:
+        ...
+    @property
+    def expected(self) -> str:
+        ...
+    @property
+    def fix(self) -> str:
+        ...
+    @property
+    def node(self) -> str:
+        """
+        the node as graph.node_name() calls it; or an input's handle, or "MPSNNGraph"
+        """
+    @property
+    def node_class(self) -> str:
+        ...
+    @property
+    def reason(self) -> str:
+        """
+        what Apple does
+        """
+    @property
+    def rule(self) -> str:
+        ...
+    @property
+    def severity(self) -> str:
+        """
+        "refused", "differs" or "unverified"
+        """
+    @property
+    def source(self) -> str:
+        """
+        section of MPS_SEMANTICS, open question (OQ) or erratum (E)
+        """
+class PreflightReport:
+    """
+    What MPSNNGraph.preflight() found. print() shows it.
+    """
+    def __str__(self) -> str:
+        ...
+    def raise_for_refused(self) -> None:
+        """
+        Raises the first refusal as the error that it is: ShapeError, OptionError or WeightError.
+        """
+    def text(self) -> str:
+        ...
+    @property
+    def engine(self) -> str:
+        ...
+    @property
+    def findings(self) -> list[PreflightFinding]:
+        """
+        refused first, then differs, then unverified; nodes in execution order
+        """
+    @property
+    def ok(self) -> bool:
+        """
+        True when no rule that was checked refuses the graph.
+        """
+    @property
+    def skipped_rules(self) -> list[str]:
+        """
+        ids of the rules that need source shapes, where none were given
+        """
 class PlannedOperation:
     """
     One row of a plan.
@@ -2930,6 +3038,22 @@ class MPSNNGraph:
         """
         What a step would do for source images of these (N, H, W, C) shapes. Raises what encode would raise for them.
         """
+    def preflight(self, engine: str, shapes: collections.abc.Sequence[tuple[typing.SupportsInt | typing.SupportsIndex, typing.SupportsInt | typing.SupportsIndex, typing.SupportsInt | typing.SupportsIndex, typing.SupportsInt | typing.SupportsIndex]] | None = None) -> PreflightReport:
+        """
+        What the named engine's framework would refuse or treat differently, node by node.
+
+        engine: "metal" checks Apple's rules, here and now, without a Mac; the engines of this library have none, their reports are empty.
+        shapes: (N, H, W, C) of each source image. Without them the rules about sizes are left out, and the report says which.
+
+        Raises OptionError for an unknown engine, and for shapes that do not fit what encode would raise. Rules: docs/preflight.md.
+
+        >>> import mpsnn
+        >>> image = mpsnn.MPSNNImageNode("x")
+        >>> graph = mpsnn.MPSNNGraph("cpu", mpsnn.MPSCNNDropoutNode(image).result_image)
+        >>> report = graph.preflight("metal", shapes=[(1, 8, 8, 3)])
+        >>> report.ok, [finding.rule for finding in report.findings]
+        (True, ['dropout-mask'])
+        """
     def read_count_for_source_image_at_index(self, index: typing.SupportsInt | typing.SupportsIndex) -> int:
         """
         By how much an encode lowers the read count of this temporary source image.
@@ -3032,13 +3156,27 @@ def load_result_images(path: str, data_sources: typing.Any = []) -> list[MPSNNIm
     """
     The result image nodes of a saved graph, to build on.
     """
-def metal_status() -> str:
+def metal_availability() -> str:
     """
     Why the default device is what it is: one sentence about Metal on this machine.
+    """
+def metal_status(class_name: str) -> tuple:
+    """
+    What the Metal engine does with a node class: (status, note).
+
+    The status is "lowered", "refused" (the note says why), "abstract", "image" or "state".
+
+    >>> import mpsnn
+    >>> mpsnn.metal_status("MPSCNNPoolingMaxNode")[0]
+    'lowered'
     """
 def num_threads() -> int:
     """
     Threads of the CPU engine: MPSNN_NUM_THREADS, else one per core. Results do not depend on it.
+    """
+def preflight_rules() -> list[PreflightRule]:
+    """
+    Every rule of preflight("metal"), in the order of docs/preflight.md.
     """
 def resolve_axis(padding_method: MPSNNPaddingMethod, input: typing.SupportsInt | typing.SupportsIndex, kernel: typing.SupportsInt | typing.SupportsIndex, stride: typing.SupportsInt | typing.SupportsIndex = 1, dilation: typing.SupportsInt | typing.SupportsIndex = 1, direction: str = 'x') -> Axis:
     """
@@ -3050,5 +3188,9 @@ def resolve_reverse_axis(padding_method: MPSNNPaddingMethod, source: typing.Supp
     """
 def set_num_threads(count: typing.SupportsInt | typing.SupportsIndex) -> None:
     ...
+def unchecked_questions() -> list[tuple[str, str]]:
+    """
+    Open questions of MPS_SEMANTICS that no rule looks for, each with its reason.
+    """
 MPSRectNoClip: MTLRegion
 MPSCNNGroupNormalizationGradientState = MPSCNNInstanceNormalizationGradientState
