@@ -94,6 +94,13 @@ std::shared_ptr<CommandBuffer> execute_async(NNGraph& graph, const py::object& s
   });
 }
 
+/// Without the GIL: an engine may ask data sources from threads of its own.
+std::shared_ptr<NNGraph> make_graph(const py::object& device, const std::vector<ImageNodePtr>& results, const std::vector<bool>& needed) {
+  const DevicePtr chosen = device_of(device);
+  py::gil_scoped_release release;
+  return std::make_shared<NNGraph>(chosen, results, needed);
+}
+
 std::vector<Shape> shapes_of(const std::vector<std::tuple<int, int, int, int>>& tuples) {
   std::vector<Shape> shapes;
   for (const auto& [images, height, width, channels] : tuples) {
@@ -143,10 +150,10 @@ Args:
     result_image_is_needed: False when only the weight updates matter; or results_are_needed, one flag per image.
 
 Data sources are loaded now. Raises GraphError for nodes that cannot be run, WeightError for data sources of wrong size.)");
-  graph.def(py::init([](const py::object& device, const ImageNodePtr& result, bool is_needed) { return std::make_shared<NNGraph>(device_of(device), result, is_needed); }),
+  graph.def(py::init([](const py::object& device, const ImageNodePtr& result, bool is_needed) { return make_graph(device, {result}, {is_needed}); }),
            "device"_a, "result_image"_a, "result_image_is_needed"_a = true)
       .def(py::init([](const py::object& device, const std::vector<ImageNodePtr>& results, const std::optional<std::vector<bool>>& needed) {
-             return std::make_shared<NNGraph>(device_of(device), results, needed.value_or(std::vector<bool>{}));
+             return make_graph(device, results, needed.value_or(std::vector<bool>{}));
            }), "device"_a, "result_images"_a, "results_are_needed"_a = py::none())
       .def_property_readonly("device", [](const NNGraph& g) { return std::const_pointer_cast<Device>(g.device()); })
       .def_readwrite("label", &NNGraph::label)

@@ -10,7 +10,8 @@
 /// A small network with a bit of everything, its data, and its training graph: what the graph tests run.
 namespace mpsnn::testing {
 
-constexpr int kClasses = 3, kWidth = 7, kHeight = 6, kChannels = 2, kBatch = 8;
+/// Stem channels are a multiple of 4: Metal appends channels so.
+constexpr int kStem = 8, kClasses = 3, kWidth = 7, kHeight = 6, kChannels = 2, kBatch = 8;
 
 struct Batch {
   ImagePtr images;
@@ -95,19 +96,19 @@ class Network {
 
   ImageNodePtr build() {
     auto image = std::make_shared<NNImageNode>(make_handle("image"));
-    const ImageNodePtr stem = convolution<CNNConvolutionNode>("stem", image, 3, 3, kChannels, 5, 2);  // 3 x 4 x 5
-    normalization_ = std::make_shared<BatchNormalizationWeights>(5, "normalization");
+    const ImageNodePtr stem = convolution<CNNConvolutionNode>("stem", image, 3, 3, kChannels, kStem, 2);  // 3 x 4 x 8
+    normalization_ = std::make_shared<BatchNormalizationWeights>(kStem, "normalization");
     normalization_->training().set_optimizer(make_optimizer());
     auto normalized = std::make_shared<CNNBatchNormalizationNode>(stem, normalization_);
     normalized->training_style = style_;
     auto relu = std::make_shared<CNNNeuronReLUNode>(normalized->result_image());
-    const ImageNodePtr block = convolution<CNNConvolutionNode>("block", relu->result_image(), 3, 1, 5, 5, 1);
+    const ImageNodePtr block = convolution<CNNConvolutionNode>("block", relu->result_image(), 3, 1, kStem, kStem, 1);
     auto residual = std::make_shared<NNAdditionNode>(relu->result_image(), block);
-    const ImageNodePtr branch = convolution<CNNConvolutionNode>("branch", residual->result_image(), 1, 3, 5, 2, 1);
+    const ImageNodePtr branch = convolution<CNNConvolutionNode>("branch", residual->result_image(), 1, 3, kStem, 2, 1);
     auto both = std::make_shared<NNConcatenationNode>(std::vector{residual->result_image(), branch});
     WindowSize window{.kernel_width = 2, .kernel_height = 2, .stride_in_pixels_x = 2, .stride_in_pixels_y = 2};
-    auto pool = std::make_shared<CNNPoolingMaxNode>(both->result_image(), window);  // 2 x 2 x 7
-    logits_ = convolution<CNNFullyConnectedNode>("classes", pool->result_image(), 2, 2, 7, kClasses, 1);
+    auto pool = std::make_shared<CNNPoolingMaxNode>(both->result_image(), window);  // 2 x 2 x 10
+    logits_ = convolution<CNNFullyConnectedNode>("classes", pool->result_image(), 2, 2, kStem + 2, kClasses, 1);
     CNNLossDescriptor descriptor;
     descriptor.number_of_classes = kClasses;
     descriptor.weight = 1.0f / kBatch;

@@ -83,6 +83,8 @@ class MPSNN_API ConvolutionWeights : public CNNConvolutionDataSource, public Tra
   const Buffer& biases_buffer() const { return biases_; }
   /// Takes copies. Graphs see them after reload_from_data_sources().
   void set_values(const Buffer& weights, const Buffer& biases);
+  /// Shows a graph's numbers from now on: for engines that train them in their own memory.
+  void follow(const CNNConvolutionWeightsAndBiasesState& state);
   std::function<void()> remember() override;
 
  private:

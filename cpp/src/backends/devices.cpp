@@ -3,6 +3,7 @@
 
 #include "backends/backend.hpp"
 #include "backends/cpu/isa/isa.hpp"
+#include "backends/metal/device.hpp"
 #include "core/parallel.hpp"
 
 namespace mpsnn {
@@ -13,12 +14,19 @@ Device::Device(std::string name, std::string description, const Backend& backend
 ElementType Device::element_type() const { return backend_.element_type(); }
 
 std::vector<DevicePtr> devices() {
-  static const std::vector<DevicePtr> all{
-      std::make_shared<Device>("cpu", "float32, vectorised (" + instruction_set() + ") and threaded", cpu_backend()),
-      std::make_shared<Device>("reference", "float64, plain loops: the definition of correct", reference_backend()),
-  };
+  static const std::vector<DevicePtr> all = [] {
+    std::vector<DevicePtr> list{
+        std::make_shared<Device>("cpu", "float32, vectorised (" + instruction_set() + ") and threaded", cpu_backend()),
+        std::make_shared<Device>("reference", "float64, plain loops: the definition of correct", reference_backend()),
+    };
+    const metal::Availability& metal = metal::availability();
+    if (metal.device) list.insert(metal.is_default ? list.begin() : list.end(), metal.device);
+    return list;
+  }();
   return all;
 }
+
+std::string metal_availability() { return metal::availability().reason; }
 
 DevicePtr default_device() { return devices().front(); }
 

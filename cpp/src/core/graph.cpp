@@ -81,6 +81,7 @@ NNGraph::NNGraph(DevicePtr device, std::vector<ImageNodePtr> result_images, std:
   impl_->collect();
   impl_->name_nodes();
   impl_->parameters = std::make_shared<ParameterStore>(impl_->nodes, impl_->device->backend());
+  if (const char* rules = impl_->device->backend().preflight_engine()) preflight(rules).raise_for_refused();
   impl_->engine = impl_->device->backend().make_graph(*impl_, *impl_->parameters);
 }
 
@@ -220,6 +221,9 @@ std::unique_ptr<PlanBuilder> NNGraph::Impl::lower(const NNGraph& graph, const So
 CachedPlan& NNGraph::Impl::plan_for(const NNGraph& graph, const SourceShapes& shapes, bool needs_labels) {
   for (const auto& plan : plans)
     if (plan->shapes == shapes && plan->format == graph.format && plan->precision == graph.precision) return *plan;
+  // Frameworks refuse empty batches; the engine then has nothing to ask of them.
+  const bool is_empty = !shapes.images.empty() && shapes.images.front().images == 0;
+  if (const char* rules = device->backend().preflight_engine(); rules && !is_empty) graph.preflight(rules, shapes.images).raise_for_refused();
   const auto builder = lower(graph, shapes, needs_labels);
   std::vector<NNImageNode*> returned;
   for (std::size_t i = 0; i < result_images.size(); ++i)
@@ -287,7 +291,7 @@ void NNGraph::Impl::fail_nonfinite(CachedPlan& plan, const Bindings& bindings) {
     }
   }
   // An engine that updates weights itself has done so before anybody could look.
-  const auto& trained = std::as_const(*parameters).trained();
+  const std::vector<TrainedParameters>& trained = parameters->trained();
   const bool has_changed = std::any_of(trained.begin(), trained.end(), [](const TrainedParameters& t) { return t.is_updated_by_engine; });
   throw DeviceError("a number that is not finite appeared first in " + where +
                         (has_changed ? ": weights that the device updates itself have changed." : ": the step was dropped, no weight has changed."),

@@ -8,6 +8,8 @@ template <class... Cases>
 struct Overloaded : Cases... {
   using Cases::operator()...;
 };
+template <class... Cases>
+Overloaded(Cases...) -> Overloaded<Cases...>;  // clang before 17 deduces none for aggregates
 
 /// SplitMix64's finalizer: every input bit reaches every output bit.
 constexpr std::uint64_t mix(std::uint64_t bits) {

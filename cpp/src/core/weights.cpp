@@ -208,9 +208,13 @@ bool ConvolutionWeights::update(const std::shared_ptr<CNNConvolutionGradientStat
   if (!training_.optimizer()) return false;
   training_.prepare(source_state->weights, source_state->biases, label_);
   training_.apply(source_state->weights, gradient_state->gradient_for_weights, source_state->biases, gradient_state->gradient_for_biases);
-  weights_ = source_state->weights;
-  biases_ = source_state->biases;
+  follow(*source_state);
   return true;
+}
+
+void ConvolutionWeights::follow(const CNNConvolutionWeightsAndBiasesState& state) {
+  weights_ = state.weights;
+  biases_ = state.biases;
 }
 
 std::shared_ptr<CNNConvolutionWeightsAndBiasesState> ConvolutionWeights::update(

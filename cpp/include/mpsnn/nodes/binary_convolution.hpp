@@ -21,6 +21,11 @@ class MPSNN_API CNNBinaryConvolutionNode : public CNNConvolutionNode {
   CNNBinaryConvolutionNode(ImageNodePtr source, ConvolutionDataSourcePtr weights, float scale_value, CNNBinaryConvolutionType type,
                            CNNBinaryConvolutionFlags flags);
   const char* class_name() const override { return "MPSCNNBinaryConvolutionNode"; }
+  const BinaryConvolutionTerms& terms() const { return terms_; }
+  /// Set where the node was made with a scale instead of terms.
+  const std::optional<float>& scale_value() const { return scale_value_; }
+  CNNBinaryConvolutionType type() const { return type_; }
+  CNNBinaryConvolutionFlags flags() const { return flags_; }
   void declare(ParameterStore& parameters) const override;
   void lower(PlanBuilder& plan) const override;
   Json parameters() const override;

@@ -11,6 +11,9 @@ class MPSNN_API NNReshapeNode final : public NNFilterNode {
  public:
   NNReshapeNode(ImageNodePtr source, int result_width, int result_height, int result_feature_channels);
   const char* class_name() const override { return "MPSNNReshapeNode"; }
+  int result_width() const { return width_; }
+  int result_height() const { return height_; }
+  int result_feature_channels() const { return channels_; }
   void lower(PlanBuilder& plan) const override;
   Json parameters() const override;
 
@@ -38,6 +41,9 @@ class MPSNN_API NNPadNode final : public NNFilterNode {
  public:
   NNPadNode(ImageNodePtr source, ImageCoordinate padding_size_before, ImageCoordinate padding_size_after, ImageEdgeMode edge_mode);
   const char* class_name() const override { return "MPSNNPadNode"; }
+  const ImageCoordinate& padding_size_before() const { return before_; }
+  const ImageCoordinate& padding_size_after() const { return after_; }
+  ImageEdgeMode edge_mode() const { return edge_mode_; }
   float fill_value = 0;  ///< for edge mode Constant
   void lower(PlanBuilder& plan) const override;
   Json parameters() const override;

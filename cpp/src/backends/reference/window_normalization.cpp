@@ -99,7 +99,8 @@ std::unique_ptr<Kernel> make_kernel(const LocalContrastNormalizationGradientOp& 
     std::fill_n(gradient, shape.count(), 0.0);
     for_each_element(shape, [&](int n, int i, int j, int c) {
       const std::size_t e = at(shape, n, i, j, c);
-      const auto [mean, denominator] = local_contrast(op, shape, x, n, i, j, c);
+      const Contrast contrast = local_contrast(op, shape, x, n, i, j, c);
+      const double mean = contrast.mean, denominator = contrast.denominator;
       const double count = taps(op.window), power = std::pow(denominator, -op.beta);
       const double by_value = op.ps * incoming[e] * power;
       const double by_mean = -op.p0 * by_value;

@@ -1,0 +1,61 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include "backends/metal/images.hpp"
+#include "backends/metal/lowering.hpp"
+
+namespace mpsnn::metal {
+
+/// The MPSNNGraph behind one graph of ours. One step runs at a time, on the thread that runs the command buffer.
+class MetalGraph final : public EngineGraph {
+ public:
+  MetalGraph(MTL::Device* device, const GraphParts& parts, ParameterStore& parameters);
+  ~MetalGraph() override;
+  std::unique_ptr<Executable> make_executable(const NNGraph& graph, Plan plan, const std::vector<ValueId>& returned) override;
+
+  // --- for steps
+  MTL::Device* device() const { return context_->device; }
+  MPS::NNGraph* mps_graph() const { return graph_.get(); }
+  MTL::CommandQueue* queue() const { return queue_.get(); }
+  SourceContext& context() const { return *context_; }
+  const GraphParts& parts() const { return parts_; }
+  ParameterStore& parameters() const { return parameters_; }
+  /// Position of each input of ours in MPS's order.
+  const std::vector<std::size_t>& source_image_order() const { return source_image_order_; }
+  const std::vector<std::size_t>& source_state_order() const { return source_state_order_; }
+  /// Where the image (state) of a node is in the intermediate list (destination states), or kNotListed.
+  static constexpr std::size_t kNotListed = ~std::size_t(0);
+  std::size_t image_position(const NNImageNode* node) const { return position(image_positions_, node); }
+  std::size_t state_position(const NNStateNode* node) const { return position(state_positions_, node); }
+  /// Host updates that each step waits for.
+  int host_update_count() const { return host_updates_; }
+  /// Before each step: reads the data sources again when the host has changed parameters.
+  void begin_step(std::uint64_t parameters_version);
+  /// Instead of a step that MPS does not take: the updates that the device would make, with the gradients of the block.
+  void update_on_host();
+  /// After each step: weights objects that the device has updated show the new numbers.
+  void finish_step();
+
+ private:
+  static std::size_t position(const std::map<const void*, std::size_t>& positions, const void* node) {
+    const auto found = positions.find(node);
+    return found == positions.end() ? kNotListed : found->second;
+  }
+  void build(Lowering& lowering);
+  void match_handles(const Lowering& lowering);
+
+  const GraphParts& parts_;
+  ParameterStore& parameters_;
+  SourceContextPtr context_;
+  std::vector<std::shared_ptr<ConvolutionObject>> convolutions_;
+  std::vector<std::shared_ptr<NormalizationObject>> normalizations_;
+  Owned<MTL::CommandQueue> queue_;
+  Owned<MPS::NNGraph> graph_;
+  std::vector<std::size_t> source_image_order_, source_state_order_;
+  std::map<const void*, std::size_t> image_positions_, state_positions_;
+  int host_updates_ = 0;
+  static constexpr std::uint64_t kStale = ~std::uint64_t(0);  ///< no version of the parameters
+  std::uint64_t loaded_version_ = kStale;
+};
+
+}  // namespace mpsnn::metal
