@@ -276,6 +276,8 @@ def node_class(facts, name):
 
 def implementation(facts):
     out = [LICENSE + '#include "sim_nodes.h"', "using namespace sim;", ""]
+    # The runtime knows only protocols that some class adopts.
+    out.append(f"@interface SimProtocols : NSObject <{', '.join(facts.protocols)}>\n@end\n@implementation SimProtocols\n@end")
     out += [value_class(facts, name) for name in facts.ordered() if name in VALUE_CLASSES]
     out += [node_class(facts, name) for name in facts.ordered() if name.endswith("Node")]
     return "\n".join(out) + "\n"
