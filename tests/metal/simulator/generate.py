@@ -19,7 +19,15 @@ VALUE_CLASSES = """MPSImageDescriptor MPSCNNConvolutionDescriptor MPSCNNDepthWis
 MPSCNNLossDescriptor MPSCNNYOLOLossDescriptor MPSNNNeuronDescriptor MPSCNNLossDataDescriptor MPSVectorDescriptor MPSVector
 MPSTemporaryVector MPSNNOptimizerDescriptor MPSKernel MPSCNNKernel""".split()
 # Computed by hand where they are needed at all.
-COMPUTED = {"pixelFormat", "neuron", "neuronType", "neuronParameterA", "neuronParameterB", "channelMultiplier", "resourceSize"}
+COMPUTED = {
+    "pixelFormat",
+    "neuron",
+    "neuronType",
+    "neuronParameterA",
+    "neuronParameterB",
+    "channelMultiplier",
+    "resourceSize",
+}
 COMPUTED_ONLY_ELSEWHERE = {("MPSNNNeuronDescriptor", "neuronType")}
 
 ABSTRACT_NODES = """MPSNNImageNode MPSNNStateNode MPSNNFilterNode MPSNNGradientFilterNode MPSCNNNeuronNode MPSCNNPoolingNode MPSCNNPoolingGradientNode
@@ -46,8 +54,10 @@ CONSTRUCTIONS = {
     "initWithSource:outputSize:": "{b0}, nullptr, whole({1}.width), whole({1}.height)",
     "initWithSource:transformProvider:outputSize:": "{b0}, {b1}, whole({2}.width), whole({2}.height)",
     "initWithSource:labels:lossDescriptor:": "{b0}, {b1}, nullptr, {b2}",
-    "initWithSourceGradient:sourceImage:labels:gradientState:lossDescriptor:isLabelsGradientFilter:": LOSS_GRADIENT + ", {b3}, {b4}, {b5}",
-    "initWithSourceGradient:sourceImage:labels:weights:gradientState:lossDescriptor:isLabelsGradientFilter:": LOSS_GRADIENT_WEIGHTS + ", {b4}, {b5}, {b6}",
+    "initWithSourceGradient:sourceImage:labels:gradientState:lossDescriptor:isLabelsGradientFilter:": LOSS_GRADIENT
+    + ", {b3}, {b4}, {b5}",
+    "initWithSourceGradient:sourceImage:labels:weights:gradientState:lossDescriptor:isLabelsGradientFilter:": LOSS_GRADIENT_WEIGHTS
+    + ", {b4}, {b5}, {b6}",
     "initWithSource:weights:outputBiasTerms:outputScaleTerms:inputBiasTerms:inputScaleTerms:type:flags:": (
         "{b0}, {b1}, binary_terms({b1}, {2}, {3}, {4}, {5}), {b6}, {b7}"
     ),
@@ -106,18 +116,27 @@ class Facts:
         if not method["args"]:
             return f"{sign} ({self.type(method['returns'])}){method['selector']}"
         parts = method["selector"].split(":")[:-1]
-        arguments = [f"{part}:({self.type(a['objc_type'])})a{i}" for i, (part, a) in enumerate(zip(parts, method["args"], strict=True))]
+        arguments = [
+            f"{part}:({self.type(a['objc_type'])})a{i}"
+            for i, (part, a) in enumerate(zip(parts, method["args"], strict=True))
+        ]
         return f"{sign} ({self.type(method['returns'])}){' '.join(arguments)}"
 
 
 def is_object(objc_type):
-    return objc_type == "id" or (objc_type.endswith("*") and re.match(r"(MPS|NS)\w+ \*$", objc_type) is not None and objc_type != "NSZone *")
+    return objc_type == "id" or (
+        objc_type.endswith("*") and re.match(r"(MPS|NS)\w+ \*$", objc_type) is not None and objc_type != "NSZone *"
+    )
 
 
 def kept_properties(facts, name):
     if name not in VALUE_CLASSES:
         return []
-    return [p for p in facts.classes[name]["properties"] if p["name"] not in COMPUTED or (name, p["name"]) in COMPUTED_ONLY_ELSEWHERE]
+    return [
+        p
+        for p in facts.classes[name]["properties"]
+        if p["name"] not in COMPUTED or (name, p["name"]) in COMPUTED_ONLY_ELSEWHERE
+    ]
 
 
 def header(facts):
@@ -171,10 +190,15 @@ def value_class(facts, name):
     if objects:
         out.append("- (void)dealloc { " + " ".join(f"[_{o} release];" for o in objects) + " [super dealloc]; }")
     if "NSCopying" in c["protocols"] and c["superclass"] not in VALUE_CLASSES and name != "MPSKernel":
-        out.append("- (id)copyWithZone:(NSZone*)zone { id copy = [[self class] allocWithZone:zone]; [self sim_copyTo:copy]; [self sim_copyBodyTo:copy]; return copy; }")
+        out.append(
+            "- (id)copyWithZone:(NSZone*)zone { id copy = [[self class] allocWithZone:zone]; [self sim_copyTo:copy]; [self sim_copyBodyTo:copy]; return copy; }"
+        )
     if kept:
         base = "[super sim_copyTo:copy];" if c["superclass"] in VALUE_CLASSES else ""
-        moves = " ".join(f"copy->_{p['name']} = {'[_' + p['name'] + ' retain]' if p['name'] in objects else '_' + p['name']};" for p in kept)
+        moves = " ".join(
+            f"copy->_{p['name']} = {'[_' + p['name'] + ' retain]' if p['name'] in objects else '_' + p['name']};"
+            for p in kept
+        )
         out.append(f"- (void)sim_copyTo:({name}*)copy {{ {base} {moves} }}")
     return "\n".join([*out, "@end"])
 
@@ -229,7 +253,9 @@ def initializers(facts, name):
             if method["kind"] == "instance" and method["selector"].startswith("init"):
                 found.setdefault(method["selector"], method)
         current = facts.classes[current]["superclass"]
-    published = {m["selector"] for m in facts.classes[name]["methods"]} | {s[1:] for s in facts.classes[name].get("inherited_constructors", [])}
+    published = {m["selector"] for m in facts.classes[name]["methods"]} | {
+        s[1:] for s in facts.classes[name].get("inherited_constructors", [])
+    }
     return [m for s, m in found.items() if s in published]
 
 
@@ -239,7 +265,11 @@ def node_property(facts, owner, prop):
     if name == "trainingStyle":
         member, owner = "&mpsnn::NNTrainableNode::training_style", "mpsnn::NNTrainableNode"
     loss = name in LOSS_PROPERTIES and owner.endswith(("NNForwardLossNode", "NNLossGradientNode"))
-    target = f"node_of<{owner}>(self)" + (".loss_descriptor()" if loss else "") + (".dropout()" if name in ("keepProbability", "seed") else "")
+    target = (
+        f"node_of<{owner}>(self)"
+        + (".loss_descriptor()" if loss else "")
+        + (".dropout()" if name in ("keepProbability", "seed") else "")
+    )
     if loss:
         member = f"&mpsnn::CNNLossDescriptor::{snake(name)}"
     if name in ("keepProbability", "seed"):
@@ -259,11 +289,20 @@ def node_class(facts, name):
                 out.append(f"{facts.method(method)} {{ return refuse_initializer(self, _cmd); }}")
                 continue
             out.append(f"{facts.method(method)} {{ using Node = {ours(name)};")
-            out.append(f"  return make_filter(self, [&] {{ return std::make_shared<Node>({construction(name, method)}); }}); }}")
+            out.append(
+                f"  return make_filter(self, [&] {{ return std::make_shared<Node>({construction(name, method)}); }}); }}"
+            )
     for method in c["methods"]:
         selector = method["selector"]
-        if method["kind"] == "class" and selector.startswith("nodeWith") and name != "MPSNNImageNode" and selector != "nodeWithSource:descriptor:":
-            call = " ".join(f"{part}:a{i}" for i, part in enumerate(selector.replace("nodeWith", "initWith", 1).split(":")[:-1]))
+        if (
+            method["kind"] == "class"
+            and selector.startswith("nodeWith")
+            and name != "MPSNNImageNode"
+            and selector != "nodeWithSource:descriptor:"
+        ):
+            call = " ".join(
+                f"{part}:a{i}" for i, part in enumerate(selector.replace("nodeWith", "initWith", 1).split(":")[:-1])
+            )
             out.append(f"{facts.method(method)} {{ return [[(id)[self alloc] {call}] autorelease]; }}")
     properties = [] if name in ("MPSNNImageNode", "MPSNNStateNode") else list(c["properties"])
     if "MPSNNTrainableNode" in c["protocols"] and not any(p["name"] == "trainingStyle" for p in properties):
@@ -277,7 +316,9 @@ def node_class(facts, name):
 def implementation(facts):
     out = [LICENSE + '#include "sim_nodes.h"', "using namespace sim;", ""]
     # The runtime knows only protocols that some class adopts.
-    out.append(f"@interface SimProtocols : NSObject <{', '.join(facts.protocols)}>\n@end\n@implementation SimProtocols\n@end")
+    out.append(
+        f"@interface SimProtocols : NSObject <{', '.join(facts.protocols)}>\n@end\n@implementation SimProtocols\n@end"
+    )
     out += [value_class(facts, name) for name in facts.ordered() if name in VALUE_CLASSES]
     out += [node_class(facts, name) for name in facts.ordered() if name.endswith("Node")]
     return "\n".join(out) + "\n"
