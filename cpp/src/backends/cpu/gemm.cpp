@@ -11,15 +11,14 @@ constexpr std::align_val_t kAlignment{64};
 
 typedef float Four __attribute__((vector_size(16)));
 typedef float UnalignedFour __attribute__((vector_size(16), aligned(4), may_alias));
-typedef int FourIndices __attribute__((vector_size(16)));
 
 inline Four load(const float* p) { return *reinterpret_cast<const UnalignedFour*>(p); }
 inline void store(float* p, Four v) { *reinterpret_cast<UnalignedFour*>(p) = v; }
 
-inline Four low_pairs(Four a, Four b) { return __builtin_shuffle(a, b, FourIndices{0, 4, 1, 5}); }
-inline Four high_pairs(Four a, Four b) { return __builtin_shuffle(a, b, FourIndices{2, 6, 3, 7}); }
-inline Four low_halves(Four a, Four b) { return __builtin_shuffle(a, b, FourIndices{0, 1, 4, 5}); }
-inline Four high_halves(Four a, Four b) { return __builtin_shuffle(a, b, FourIndices{2, 3, 6, 7}); }
+inline Four low_pairs(Four a, Four b) { return __builtin_shufflevector(a, b, 0, 4, 1, 5); }
+inline Four high_pairs(Four a, Four b) { return __builtin_shufflevector(a, b, 2, 6, 3, 7); }
+inline Four low_halves(Four a, Four b) { return __builtin_shufflevector(a, b, 0, 1, 4, 5); }
+inline Four high_halves(Four a, Four b) { return __builtin_shufflevector(a, b, 2, 3, 6, 7); }
 
 inline void transpose_four(const float* source, std::ptrdiff_t source_stride, float* result, int result_stride) {
   const Four a = load(source), b = load(source + source_stride), c = load(source + 2 * source_stride),

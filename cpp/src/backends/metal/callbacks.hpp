@@ -21,11 +21,4 @@ Owned<MPS::ImageTransformProvider> make_transform_object(std::shared_ptr<ImageTr
 Owned<MPS::NNGramMatrixCallback> make_callback_object(std::shared_ptr<NNGramMatrixCallback> callback, const ErrorsPtr& errors);
 Owned<MPS::NNLossCallback> make_callback_object(std::shared_ptr<NNLossCallback> callback, const ErrorsPtr& errors);
 
-/// The run-time classes and the protocols that they implement, for the check against the API facts.
-struct ImplementedProtocol {
-  const char* class_name;
-  const char* protocol;
-};
-std::vector<ImplementedProtocol> implemented_protocols();
-
 }  // namespace mpsnn::metal

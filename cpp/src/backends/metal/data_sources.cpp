@@ -239,21 +239,21 @@ BOOL affine_update(id self, SEL, id batch_object) {
   return 0;
 }
 
-#define MPSNN_AFFINE_METHODS                                                                                                      \
-  method("load", normalization_load, MPSNN_BOOL "@:"), method("purge", normalization_purge, "v@:"),                               \
-      method("numberOfFeatureChannels", normalization_channels, "Q@:"), method("gamma", normalization_gamma, "^f@:"),             \
+#define MPSNN_LOAD_METHODS method("load", normalization_load, MPSNN_BOOL "@:"), method("purge", normalization_purge, "v@:")
+#define MPSNN_AFFINE_METHODS                                                                                          \
+  method("numberOfFeatureChannels", normalization_channels, "Q@:"), method("gamma", normalization_gamma, "^f@:"),     \
       method("beta", normalization_beta, "^f@:"), method("epsilon", normalization_epsilon, "f@:"), method("label", normalization_label, "@@:")
 
 const RuntimeClass& batch_class() {
   static const RuntimeClass made("MPSNNCppBatchNormalizationDataSource", "MPSCNNBatchNormalizationDataSource",
-                                 {MPSNN_AFFINE_METHODS, method("mean", normalization_mean, "^f@:"), method("variance", normalization_variance, "^f@:"),
+                                 {MPSNN_LOAD_METHODS, MPSNN_AFFINE_METHODS, method("mean", normalization_mean, "^f@:"), method("variance", normalization_variance, "^f@:"),
                                   method("updateGammaAndBetaWithBatchNormalizationState:", batch_update_affine, MPSNN_BOOL "@:@"),
                                   method("updateMeanAndVarianceWithBatchNormalizationState:", batch_update_statistics, MPSNN_BOOL "@:@")});
   return made;
 }
 const RuntimeClass& instance_class() {
   static const RuntimeClass made("MPSNNCppInstanceNormalizationDataSource", "MPSCNNInstanceNormalizationDataSource",
-                                 {MPSNN_AFFINE_METHODS, method("updateGammaAndBetaWithInstanceNormalizationStateBatch:",
+                                 {MPSNN_LOAD_METHODS, MPSNN_AFFINE_METHODS, method("updateGammaAndBetaWithInstanceNormalizationStateBatch:",
                                                                affine_update<MPS::CNNInstanceNormalizationGradientState>, MPSNN_BOOL "@:@")});
   return made;
 }
@@ -265,6 +265,7 @@ const RuntimeClass& group_class() {
   return made;
 }
 #undef MPSNN_AFFINE_METHODS
+#undef MPSNN_LOAD_METHODS
 
 }  // namespace
 

@@ -37,6 +37,7 @@ Buffer allocate_shared(MTL::Device* device, std::size_t count) {
       std::lock_guard lock(registry().mutex);
       registry().entries.erase(static_cast<const std::byte*>(address));
     }
+    const Pool pool;
     buffer.reset();
   });
   return Buffer(owner, contents, count, ElementType::float32);

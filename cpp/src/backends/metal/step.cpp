@@ -34,6 +34,12 @@ MetalStep::MetalStep(MetalGraph& graph, const NNGraph& settings, Plan plan, cons
   }
 }
 
+MetalStep::~MetalStep() {
+  const Pool pool;  // on whatever thread the last owner is
+  source_images_.clear();
+  labels_.clear();
+}
+
 void MetalStep::run(const Bindings& bindings) {
   const Pool pool;
   if (plan_.images == 0) {

@@ -10,6 +10,7 @@ namespace mpsnn::metal {
 class MetalStep final : public Executable {
  public:
   MetalStep(MetalGraph& graph, const NNGraph& settings, Plan plan, const std::vector<ValueId>& returned);
+  ~MetalStep() override;
   std::string algorithm(std::size_t) const override { return "MPS"; }
   void run(const Bindings& bindings) override;
 
