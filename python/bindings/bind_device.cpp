@@ -55,7 +55,7 @@ void bind_device(py::module_& m) {
     return all;
   }, "Every device of this machine, the default one first.");
   m.def("default_device", [=] { return unconst(default_device()); });
-  m.def("metal_status", &metal_status, "Why the default device is what it is: one sentence about Metal on this machine.");
+  m.def("metal_availability", &metal_availability, "Why the default device is what it is: one sentence about Metal on this machine.");
   m.def("num_threads", &num_threads, "Threads of the CPU engine: MPSNN_NUM_THREADS, else one per core. Results do not depend on it.");
   m.def("set_num_threads", &set_num_threads, "count"_a);
   m.def("instruction_set", &instruction_set, "Instruction set of the CPU engine's kernels, e.g. 'avx2'.");

@@ -135,9 +135,14 @@ std::vector<Shape> shapes_of(const std::vector<std::tuple<int, int, int, int>>& 
     shapes.push_back({images, height, width, channels});
     if (images < 0 || height < 0 || width < 0 || channels < 0)
       throw ShapeError("a source image cannot be of size " + shapes.back().text() + ".",
-                       {.node = "MPSNNGraph", .expected = "sizes of at least 0", .actual = shapes.back().text(), .hint = "plan([(N, H, W, C)])"});
+                       {.node = "MPSNNGraph", .expected = "sizes of at least 0", .actual = shapes.back().text(), .hint = "[(N, H, W, C)]"});
   }
   return shapes;
+}
+
+PreflightReport preflight(const NNGraph& graph, const std::string& engine, const std::optional<std::vector<std::tuple<int, int, int, int>>>& shapes) {
+  if (!shapes) return graph.preflight(engine);
+  return graph.preflight(engine, shapes_of(*shapes));
 }
 
 void bind_plan(py::module_& m) {
@@ -215,6 +220,19 @@ intermediate_images, destination_states: lists to which exported images and stat
       .def("export_weights", &NNGraph::export_weights, py::arg("data_source").none(false), "A copy of the weights that the kernels use now.")
       .def("plan", [](NNGraph& g, const std::vector<std::tuple<int, int, int, int>>& shapes) { return g.plan(shapes_of(shapes)); }, "source_shapes"_a,
            "What a step would do for source images of these (N, H, W, C) shapes. Raises what encode would raise for them.")
+      .def("preflight", &preflight, "engine"_a, "shapes"_a = py::none(), R"(What the named engine's framework would refuse or treat differently, node by node.
+
+engine: "metal" checks Apple's rules, here and now, without a Mac; the engines of this library have none, their reports are empty.
+shapes: (N, H, W, C) of each source image. Without them the rules about sizes are left out, and the report says which.
+
+Raises OptionError for an unknown engine, and for shapes that do not fit what encode would raise. Rules: docs/preflight.md.
+
+>>> import mpsnn
+>>> image = mpsnn.MPSNNImageNode("x")
+>>> graph = mpsnn.MPSNNGraph("cpu", mpsnn.MPSCNNDropoutNode(image).result_image)
+>>> report = graph.preflight("metal", shapes=[(1, 8, 8, 3)])
+>>> report.ok, [finding.rule for finding in report.findings]
+(True, ['dropout-mask']))")
       .def("save", [](const NNGraph& g, const std::string& path) { save(path, g); }, "path"_a, "Writes the structure as JSON: nodes and parameters, no weights.")
       .def_static("load", [](const std::string& path, const py::object& device, const py::object& data_sources, std::optional<std::vector<bool>> needed) {
              Precision precision = Precision::fast;

@@ -22,6 +22,7 @@ void bind_device(py::module_& m);
 void bind_data_source(py::module_& m);
 void bind_weights(py::module_& m);
 void bind_nodes(py::module_& m);
+void bind_preflight(py::module_& m);
 void bind_graph(py::module_& m);
 
 /// A Python object that C++ threads may hold and let go of.

@@ -47,5 +47,6 @@ PYBIND11_MODULE(_mpsnn, m) {
   bind_data_source(m);
   bind_weights(m);
   bind_nodes(m);
+  bind_preflight(m);
   bind_graph(m);
 }

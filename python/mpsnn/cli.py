@@ -354,7 +354,7 @@ def info() -> None:
         console.print(devices)
 
         machine = Table(title="Machine and versions", title_justify="left", title_style="bold", show_header=False)
-        machine.add_row("Metal", mpsnn.metal_status())
+        machine.add_row("Metal", mpsnn.metal_availability())
         machine.add_row("instruction set", mpsnn.instruction_set())
         machine.add_row("threads", f"{mpsnn.num_threads()} (MPSNN_NUM_THREADS, --threads)")
         machine.add_row("system", f"{platform.system()} {platform.machine()}")

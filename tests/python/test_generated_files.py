@@ -10,7 +10,7 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 
 
-@pytest.mark.parametrize("tool", ["generate_enums.py", "generate_node_table.py"])
+@pytest.mark.parametrize("tool", ["generate_enums.py", "generate_node_table.py", "generate_preflight_table.py"])
 def test_a_generated_file_is_not_stale(tool):
     result = subprocess.run(
         [sys.executable, ROOT / "tools" / tool, "--check"], capture_output=True, text=True, check=False

@@ -23,7 +23,7 @@ def test_each_guess_about_mps_has_its_line_in_the_document_and_a_test_that_settl
     assert len(in_code) == "\n".join(SOURCES.values()).count("MAC-UNVERIFIED"), "each mark needs a name"
     rows = re.findall(r"^\| ([\w-]+) \| .+ \| `(test_\w+)` \|$", (ROOT / "docs" / "metal.md").read_text(), re.MULTILINE)
     assert sorted(in_code) == sorted(mark for mark, _ in rows)
-    tests = (ROOT / "tests" / "python" / "test_metal.py").read_text()
+    tests = "".join(path.read_text() for path in (ROOT / "tests" / "python").glob("test_metal*.py"))
     for _, test in rows:
         assert f"def {test}(" in tests
 
@@ -33,8 +33,10 @@ def runtime_classes():
     text = SOURCES["data_sources.cpp"].replace("\\\n", " ")
     for name, methods in re.findall(r"#define (MPSNN_\w+_METHODS)(.*)", text):
         text = text.replace(name + ",", methods + ",")
-    for text in (text, SOURCES["callbacks.cpp"]):
-        for name, protocol, body in re.findall(r'RuntimeClass made\(\s*"(\w+)",\s*"(\w+)",(.*?)\}\);', text, re.DOTALL):
+    for source in (text, SOURCES["callbacks.cpp"]):
+        for name, protocol, body in re.findall(
+            r'RuntimeClass made\(\s*"(\w+)",\s*"(\w+)",(.*?)\}\);', source, re.DOTALL
+        ):
             methods = re.findall(r'method\(\s*"([\w:]+)",\s*[\w<>:]+,\s*((?:MPSNN_BOOL )?"[^"]*")\)', body)
             yield name, protocol, [(s, t.replace("MPSNN_BOOL ", "B").replace('"', "")) for s, t in methods]
 

@@ -40,7 +40,7 @@ MPSNN_API DevicePtr default_device();
 MPSNN_API DevicePtr device(const std::string& name);
 
 /// Why the default device is what it is: one sentence about Metal on this machine.
-MPSNN_API std::string metal_status();
+MPSNN_API std::string metal_availability();
 
 /// Threads that the CPU engine uses: MPSNN_NUM_THREADS, else one per core. Results do not depend on it.
 MPSNN_API int num_threads();

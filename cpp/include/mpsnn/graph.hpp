@@ -3,6 +3,7 @@
 
 #include <functional>
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -10,6 +11,7 @@
 #include "mpsnn/image.hpp"
 #include "mpsnn/nodes/node.hpp"
 #include "mpsnn/precision.hpp"
+#include "mpsnn/preflight.hpp"
 #include "mpsnn/state.hpp"
 
 namespace mpsnn {
@@ -112,10 +114,16 @@ class MPSNN_API NNGraph {
 
   /// What a step would do for these source shapes, labels as they must be. Throws what encode would throw for them.
   PlanReport plan(const std::vector<Shape>& source_shapes);
+  /// Every rule that the named engine's framework would enforce or treat differently, with the nodes that break it. For "metal" these
+  /// are Apple's; the engines of this library have none. Rules about sizes are checked when source shapes are given, which throws what
+  /// encode would throw for them. Throws OptionError for an unknown engine.
+  PreflightReport preflight(const std::string& engine, const std::optional<std::vector<Shape>>& source_shapes = {}) const;
   /// Nodes and handles, one line each.
   std::string debug_description() const;
 
  private:
+  /// All nodes lowered for these source shapes, labels as they must be; nothing is pruned or kept.
+  std::unique_ptr<PlanBuilder> lowered(const std::vector<Shape>& source_shapes) const;
   struct Impl;
   std::shared_ptr<Impl> impl_;  // shared with recorded work, which may outlive the graph
 };

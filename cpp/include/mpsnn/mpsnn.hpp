@@ -25,6 +25,7 @@
 #include "mpsnn/nodes/window_normalization.hpp"
 #include "mpsnn/optimizer.hpp"
 #include "mpsnn/padding.hpp"
+#include "mpsnn/preflight.hpp"
 #include "mpsnn/state.hpp"
 #include "mpsnn/precision.hpp"
 #include "mpsnn/version.hpp"

@@ -55,6 +55,8 @@ class Backend {
   virtual ElementType element_type() const = 0;
   /// Zeros for a graph's parameters, in memory that the engine computes with.
   virtual Buffer allocate(std::size_t count) const { return Buffer(count, element_type()); }
+  /// Whose rules a graph must keep before it is built, a name that NNGraph::preflight() knows; null where nothing refuses.
+  virtual const char* preflight_engine() const { return nullptr; }
   /// The engine's side of one graph; `parts` and `parameters` outlive it.
   virtual std::unique_ptr<EngineGraph> make_graph(const GraphParts& parts, ParameterStore& parameters) const = 0;
 };

@@ -26,7 +26,7 @@ std::vector<DevicePtr> devices() {
   return all;
 }
 
-std::string metal_status() { return metal::availability().reason; }
+std::string metal_availability() { return metal::availability().reason; }
 
 DevicePtr default_device() { return devices().front(); }
 

@@ -52,6 +52,7 @@ struct NNGraph::Impl : GraphParts {
   void name_nodes();
   HandlePtr handle_of(const HandlePtr& given, const void* node) const;
   SourceShapes shapes_of(const std::vector<ImagePtr>& images, const std::vector<StatePtr>& states) const;
+  std::unique_ptr<PlanBuilder> lower(const NNGraph& graph, const SourceShapes& shapes, bool needs_labels) const;
   CachedPlan& plan_for(const NNGraph& graph, const SourceShapes& shapes, bool needs_labels);
   ImagePtr take_image(CachedPlan& plan, std::size_t index);
   void run_step(bool traps_nonfinite, CachedPlan& plan, const std::vector<ImagePtr>& images, const std::vector<StatePtr>& states,
@@ -118,6 +119,7 @@ NNGraph::NNGraph(DevicePtr device, std::vector<ImageNodePtr> result_images, std:
   impl_->collect();
   impl_->name_nodes();
   impl_->parameters = std::make_shared<ParameterStore>(impl_->nodes, impl_->device->backend());
+  if (const char* rules = impl_->device->backend().preflight_engine()) preflight(rules).raise_for_refused();
   impl_->engine = impl_->device->backend().make_graph(*impl_, *impl_->parameters);
 }
 
@@ -218,9 +220,7 @@ SourceShapes NNGraph::Impl::shapes_of(const std::vector<ImagePtr>& images, const
   return shapes;
 }
 
-CachedPlan& NNGraph::Impl::plan_for(const NNGraph& graph, const SourceShapes& shapes, bool needs_labels) {
-  for (const auto& plan : plans)
-    if (plan->shapes == shapes && plan->format == graph.format && plan->precision == graph.precision) return *plan;
+std::unique_ptr<PlanBuilder> NNGraph::Impl::lower(const NNGraph& graph, const SourceShapes& shapes, bool needs_labels) const {
   auto require_count = [](const char* what, std::size_t expected, std::size_t actual, const char* hint) {
     if (expected == actual) return;
     throw GraphError(std::string("MPSNNGraph: this graph takes ") + std::to_string(expected) + " " + what + ", not " + std::to_string(actual) + ".",
@@ -232,8 +232,16 @@ CachedPlan& NNGraph::Impl::plan_for(const NNGraph& graph, const SourceShapes& sh
     if (image.images != shapes.images[0].images)
       throw ShapeError("MPSNNGraph: all source images hold the same number of images.",
                        {.node = "MPSNNGraph", .expected = shapes.images[0].text(), .actual = image.text(), .hint = "pass batches of one length"});
-  PlanBuilder builder(graph, *parameters, *engine, shapes, source_images, source_states);
-  for (const FilterNodePtr& node : nodes) node->lower(builder);
+  auto builder = std::make_unique<PlanBuilder>(graph, *parameters, *engine, shapes, source_images, source_states);
+  for (const FilterNodePtr& node : nodes) node->lower(*builder);
+  return builder;
+}
+
+CachedPlan& NNGraph::Impl::plan_for(const NNGraph& graph, const SourceShapes& shapes, bool needs_labels) {
+  for (const auto& plan : plans)
+    if (plan->shapes == shapes && plan->format == graph.format && plan->precision == graph.precision) return *plan;
+  if (const char* rules = device->backend().preflight_engine()) graph.preflight(rules, shapes.images).raise_for_refused();
+  const auto builder = lower(graph, shapes, needs_labels);
   std::vector<NNImageNode*> returned;
   for (std::size_t i = 0; i < result_images.size(); ++i)
     if (results_are_needed[i]) returned.push_back(result_images[i].get());
@@ -242,14 +250,18 @@ CachedPlan& NNGraph::Impl::plan_for(const NNGraph& graph, const SourceShapes& sh
   cached->shapes = shapes;
   cached->format = graph.format;
   cached->precision = graph.precision;
-  std::vector<Shape> trained_source_shapes = builder.trained_source_shapes();
-  Plan plan = builder.finish(returned);
-  cached->returned = builder.returned_values();
+  std::vector<Shape> trained_source_shapes = builder->trained_source_shapes();
+  Plan plan = builder->finish(returned);
+  cached->returned = builder->returned_values();
   cached->trained_source_shapes = std::move(trained_source_shapes);
   cached->executable = engine->make_executable(graph, std::move(plan), cached->returned);
   cached->pool.resize(cached->returned.size());
   plans.push_back(std::move(cached));
   return *plans.back();
+}
+
+std::unique_ptr<PlanBuilder> NNGraph::lowered(const std::vector<Shape>& source_shapes) const {
+  return impl_->lower(*this, {source_shapes, {}}, false);
 }
 
 PlanReport NNGraph::plan(const std::vector<Shape>& source_shapes) {

@@ -293,8 +293,10 @@ template <> struct Adapter<mpsnn::CNNGroupNormalizationDataSource> { using type 
 
 /// Methods of the protocol that a source must have, by the classes of ours.
 const char* missing_method(id object, const char* protocol) {
+  Protocol* known = objc_getProtocol(protocol);
+  if (!known) return nullptr;  // no class of this program was declared with it, as can happen on a Mac
   for (const char* name : {"numberOfFeatureChannels", "gamma", "beta", "label", "dataType", "descriptor", "weights", "biasTerms", "load", "purge", "mean", "variance"}) {
-    const struct objc_method_description described = protocol_getMethodDescription(objc_getProtocol(protocol), sel_registerName(name), YES, YES);
+    const struct objc_method_description described = protocol_getMethodDescription(known, sel_registerName(name), YES, YES);
     if (described.name && ![object respondsToSelector:sel_registerName(name)]) return name;
   }
   return nullptr;

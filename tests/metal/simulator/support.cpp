@@ -27,4 +27,6 @@ Device::Device(std::string name, std::string description, const Backend& backend
 
 ElementType Device::element_type() const { return backend_.element_type(); }
 
+std::vector<DevicePtr> devices() { return {}; }
+
 }  // namespace mpsnn

@@ -220,7 +220,7 @@ class ObjectHandle final : public mpsnn::Handle {
  public:
   explicit ObjectHandle(id object) : object_(hold(object)) {}
   std::string label() const override {
-    const Pool pool;
+    const Pool pool;  // errors are worded on the command buffer's own thread
     return text([(id<MPSHandle>)object_of(object_) label]);
   }
   id object() const { return object_of(object_); }

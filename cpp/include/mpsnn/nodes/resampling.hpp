@@ -84,6 +84,7 @@ class MPSNN_API NNScaleNode : public NNFilterNode {
  public:
   int output_width() const { return width_; }
   int output_height() const { return height_; }
+  /// Null when the whole source fills the whole result.
   const std::shared_ptr<ImageTransformProvider>& transform_provider() const { return provider_; }
   void lower(PlanBuilder& plan) const override;
   Json parameters() const override;

@@ -14,6 +14,7 @@ class Metal final : public Backend {
  public:
   explicit Metal(MTL::Device* device) : device_(device) {}
   ElementType element_type() const override { return ElementType::float32; }
+  const char* preflight_engine() const override { return "metal"; }
   Buffer allocate(std::size_t count) const override {
     const Pool pool;
     return allocate_shared(device_, count);

@@ -83,6 +83,14 @@ void MetalGraph::begin_step(std::uint64_t parameters_version) {
   loaded_version_ = parameters_version;
 }
 
+void MetalGraph::update_on_host() {
+  for (const TrainedParameters& trained : parameters_.trained()) {
+    if (!trained.is_updated_by_engine) continue;
+    trained.convolution->source->update(parameters_.gradient_state(trained, {0, 0, 0, 0}, parameters_.gradients()), parameters_.source_state(*trained.convolution));
+    loaded_version_ = kStale;
+  }
+}
+
 void MetalGraph::finish_step() {
   for (const TrainedParameters& trained : parameters_.trained()) {
     if (!trained.is_updated_by_engine) continue;

@@ -31,6 +31,8 @@ class MetalGraph final : public EngineGraph {
   int host_update_count() const { return host_updates_; }
   /// Before each step: reads the data sources again when the host has changed parameters.
   void begin_step(std::uint64_t parameters_version);
+  /// Instead of a step that MPS does not take: the updates that the device would make, with the gradients of the block.
+  void update_on_host();
   /// After each step: weights objects that the device has updated show the new numbers.
   void finish_step();
 
@@ -52,7 +54,8 @@ class MetalGraph final : public EngineGraph {
   std::vector<std::size_t> source_image_order_, source_state_order_;
   std::map<const void*, std::size_t> image_positions_, state_positions_;
   int host_updates_ = 0;
-  std::uint64_t loaded_version_ = 0;
+  static constexpr std::uint64_t kStale = ~std::uint64_t(0);  ///< no version of the parameters
+  std::uint64_t loaded_version_ = kStale;
 };
 
 }  // namespace mpsnn::metal

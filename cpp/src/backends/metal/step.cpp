@@ -43,8 +43,9 @@ MetalStep::~MetalStep() {
 void MetalStep::run(const Bindings& bindings) {
   const Pool pool;
   if (plan_.images == 0) {
-    // MPS takes no empty batches: nothing is computed, and gradients of nothing are 0.
+    // MPS takes no empty batches. Nothing is computed; gradients of nothing are 0, which momentum and decay still act upon.
     graph_.parameters().gradients().fill(0);
+    graph_.update_on_host();
     return;
   }
   graph_.begin_step(bindings.parameters_version);
