@@ -25,12 +25,16 @@ class ConvolutionSource final : public mpsnn::CNNConvolutionDataSource {
  public:
   explicit ConvolutionSource(id object) : object_(hold(object)) {}
 
-  mpsnn::DataType data_type() override { return static_cast<mpsnn::DataType>([source() dataType]); }
+  mpsnn::DataType data_type() override {
+    const Pool pool;
+    return static_cast<mpsnn::DataType>([source() dataType]);
+  }
   mpsnn::CNNConvolutionDescriptor descriptor() override {
     const Pool pool;
     return converted([source() descriptor]);
   }
   mpsnn::WeightArray weights() override {
+    const Pool pool;
     const mpsnn::CNNConvolutionDescriptor d = descriptor();
     const void* data = [source() weights];
     if (!data) throw mpsnn::WeightError("a data source has no weights.");
@@ -46,7 +50,10 @@ class ConvolutionSource final : public mpsnn::CNNConvolutionDataSource {
     rounded_ = rounded;
     return {rounded->data(), rounded->size(), rounded};
   }
-  mpsnn::WeightArray bias_terms() override { return floats_of([source() biasTerms], descriptor().output_feature_channels); }
+  mpsnn::WeightArray bias_terms() override {
+    const Pool pool;
+    return floats_of([source() biasTerms], descriptor().output_feature_channels);
+  }
   bool load() override {
     const Pool pool;
     return [source() load];
@@ -61,17 +68,21 @@ class ConvolutionSource final : public mpsnn::CNNConvolutionDataSource {
     return text([source() label]);
   }
   mpsnn::CNNWeightsQuantizationType weights_quantization_type() override {
+    const Pool pool;
     return has(@selector(weightsQuantizationType)) ? static_cast<mpsnn::CNNWeightsQuantizationType>([source() weightsQuantizationType])
                                                     : mpsnn::CNNWeightsQuantizationType::None;
   }
   /// Float16 unless the source says otherwise (MPS_SEMANTICS 7.2).
   mpsnn::DataType kernel_weights_data_type() override {
+    const Pool pool;
     return has(@selector(kernelWeightsDataType)) ? static_cast<mpsnn::DataType>([source() kernelWeightsDataType]) : mpsnn::DataType::Float16;
   }
   mpsnn::WeightArray lookup_table_for_uint8_kernel() override {
+    const Pool pool;
     return has(@selector(lookupTableForUInt8Kernel)) ? floats_of([source() lookupTableForUInt8Kernel], 256) : mpsnn::WeightArray();
   }
   mpsnn::WeightArray ranges_for_uint8_kernel() override {
+    const Pool pool;
     const SEL selector = sel_registerName("rangesForUInt8Kernel");  // vector_float2*: absent from the API facts
     if (!has(selector)) return {};
     using Ranges = const float* (*)(id, SEL);
@@ -117,11 +128,26 @@ class BatchNormalizationSource final : public mpsnn::CNNBatchNormalizationDataSo
  public:
   using State = std::shared_ptr<mpsnn::CNNBatchNormalizationState>;
   explicit BatchNormalizationSource(id object) : object_(hold(object)) {}
-  int number_of_feature_channels() override { return static_cast<int>([source() numberOfFeatureChannels]); }
-  mpsnn::WeightArray gamma() override { return floats_of([source() gamma], number_of_feature_channels()); }
-  mpsnn::WeightArray beta() override { return floats_of([source() beta], number_of_feature_channels()); }
-  mpsnn::WeightArray mean() override { return floats_of([source() mean], number_of_feature_channels()); }
-  mpsnn::WeightArray variance() override { return floats_of([source() variance], number_of_feature_channels()); }
+  int number_of_feature_channels() override {
+    const Pool pool;
+    return static_cast<int>([source() numberOfFeatureChannels]);
+  }
+  mpsnn::WeightArray gamma() override {
+    const Pool pool;
+    return floats_of([source() gamma], number_of_feature_channels());
+  }
+  mpsnn::WeightArray beta() override {
+    const Pool pool;
+    return floats_of([source() beta], number_of_feature_channels());
+  }
+  mpsnn::WeightArray mean() override {
+    const Pool pool;
+    return floats_of([source() mean], number_of_feature_channels());
+  }
+  mpsnn::WeightArray variance() override {
+    const Pool pool;
+    return floats_of([source() variance], number_of_feature_channels());
+  }
   bool load() override {
     const Pool pool;
     return [source() load];
@@ -134,7 +160,10 @@ class BatchNormalizationSource final : public mpsnn::CNNBatchNormalizationDataSo
     const Pool pool;
     return text([source() label]);
   }
-  float epsilon() override { return has(@selector(epsilon)) ? [source() epsilon] : mpsnn::CNNBatchNormalizationDataSource::epsilon(); }
+  float epsilon() override {
+    const Pool pool;
+    return has(@selector(epsilon)) ? [source() epsilon] : mpsnn::CNNBatchNormalizationDataSource::epsilon();
+  }
 
   bool update_gamma_and_beta(const State& state) override {
     const Pool pool;
@@ -176,9 +205,18 @@ template <class Source>
 class AffineSource : public Source {
  public:
   explicit AffineSource(id object) : object_(hold(object)) {}
-  int number_of_feature_channels() override { return static_cast<int>([source() numberOfFeatureChannels]); }
-  mpsnn::WeightArray gamma() override { return floats_of([source() gamma], number_of_feature_channels()); }
-  mpsnn::WeightArray beta() override { return floats_of([source() beta], number_of_feature_channels()); }
+  int number_of_feature_channels() override {
+    const Pool pool;
+    return static_cast<int>([source() numberOfFeatureChannels]);
+  }
+  mpsnn::WeightArray gamma() override {
+    const Pool pool;
+    return floats_of([source() gamma], number_of_feature_channels());
+  }
+  mpsnn::WeightArray beta() override {
+    const Pool pool;
+    return floats_of([source() beta], number_of_feature_channels());
+  }
   bool load() override {
     const Pool pool;
     return !has(@selector(load)) || [source() load];
@@ -191,7 +229,10 @@ class AffineSource : public Source {
     const Pool pool;
     return text([source() label]);
   }
-  float epsilon() override { return has(@selector(epsilon)) ? [source() epsilon] : Source::epsilon(); }
+  float epsilon() override {
+    const Pool pool;
+    return has(@selector(epsilon)) ? [source() epsilon] : Source::epsilon();
+  }
 
   bool update_gamma_and_beta(const mpsnn::CNNAffineDataSource::StateBatch& states) override {
     const SEL selector = cpu_update();

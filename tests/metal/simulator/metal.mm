@@ -392,7 +392,8 @@ BOOL MPSSupportsMTLDevice(id device) { return device == the_device(); }
 namespace sim {
 
 void raise(const std::string& sentence) {
-  [NSException raise:NSInternalInconsistencyException format:@"%s", sentence.c_str()];
+  // Never released: pools on the way to whoever catches it are drained.
+  [[[NSException alloc] initWithName:NSInternalInconsistencyException reason:text(sentence) userInfo:nil] raise];
   std::abort();
 }
 

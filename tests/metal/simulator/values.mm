@@ -170,9 +170,16 @@ class CustomPadding final : public mpsnn::NNPadding {
  public:
   explicit CustomPadding(id policy) : policy_(hold(policy)) {}
   id object() const { return object_of(policy_); }
-  mpsnn::NNPaddingMethod padding_method() const override { return static_cast<mpsnn::NNPaddingMethod>([object() paddingMethod]); }
-  std::string label() const override { return [object() respondsToSelector:@selector(label)] ? text((NSString*)[object() label]) : "custom padding"; }
+  mpsnn::NNPaddingMethod padding_method() const override {
+    const Pool pool;
+    return static_cast<mpsnn::NNPaddingMethod>([object() paddingMethod]);
+  }
+  std::string label() const override {
+    const Pool pool;
+    return [object() respondsToSelector:@selector(label)] ? text((NSString*)[object() label]) : "custom padding";
+  }
   std::shared_ptr<mpsnn::NNPadding> inverse() const override {
+    const Pool pool;
     return [object() respondsToSelector:@selector(inverse)] ? padding([(id<MPSNNPadding>)object() inverse]) : mpsnn::NNPadding::inverse();
   }
   mpsnn::ImageDescriptor destination_image_descriptor(const std::vector<mpsnn::ImageDescriptor>& sources, mpsnn::KernelProperties& kernel,
