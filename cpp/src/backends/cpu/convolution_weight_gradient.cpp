@@ -55,7 +55,7 @@ Cut choose_cut(std::size_t lines, std::size_t pixels, int groups, int rows, int 
 class WeightGradientKernel final : public Kernel {
  public:
   WeightGradientKernel(ConvolutionGeometry geometry, WeightLayout layout, int images, bool is_transposed)
-      : isa_(isa()),
+      : isa_(isa_for_columns(geometry.output_channels / geometry.groups)),
         bias_pixels_(std::size_t(std::max(0, images)) * std::max(0, is_transposed ? geometry.window.y.input : geometry.window.y.output) *
                      std::max(0, is_transposed ? geometry.window.x.input : geometry.window.x.output)),
         bias_channels_(is_transposed ? geometry.input_channels : geometry.output_channels),

@@ -40,9 +40,9 @@ CorrelationShape in_one_line(CorrelationShape shape) {
 
 /// Groups with fewer channels than a vector has lanes are merged: products with the zeros between them cost no more than unused
 /// lanes do, and there are fewer and deeper tiles.
-int groups_to_merge(const CorrelationShape& shape) {
-  const int channels = shape.result_channels / shape.groups, lanes = isa().lanes;
-  for (int count = channels > 0 ? lanes / channels : 1; count > 1; --count)
+int groups_to_merge(const Isa& isa, const CorrelationShape& shape) {
+  const int channels = shape.result_channels / shape.groups;
+  for (int count = channels > 0 ? isa.lanes / channels : 1; count > 1; --count)
     if (shape.groups % count == 0) return count;
   return 1;
 }
@@ -60,8 +60,8 @@ std::size_t line_count(const CorrelationShape& shape) {
 }  // namespace
 
 Correlation::Correlation(const CorrelationShape& shape, CorrelationWeights weights)
-    : isa_(isa()),
-      merged_(groups_to_merge(shape)),
+    : isa_(isa_for_columns(shape.result_channels / shape.groups)),
+      merged_(groups_to_merge(isa_, shape)),
       shape_(merged(in_one_line(shape), merged_)),
       weights_(std::move(weights)),
       source_lines_(shape_.window, shape.source_channels, shape_.groups, shape.edge_mode, kCollidingFloats),
