@@ -12,7 +12,7 @@ POINTWISE = [
     (8, 1, 1, 2051, 1030),  # the same, rows of weights on odd addresses
     (3, 1, 1, 1041, 70),
     (40, 1, 1, 300, 130),
-    (2, 9, 8, 1024, 48),  # neighbouring pixels 4 KiB apart
+    (2, 9, 8, 1024, 48),  # neighbouring pixels 4 KiB apart: all on the same lines of a cache
     (2, 20, 31, 65, 257),  # more output channels than a task takes
 ]
 

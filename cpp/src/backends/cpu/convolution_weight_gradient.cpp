@@ -11,8 +11,6 @@ namespace {
 
 /// Pixels in one chain of additions. With AVX-512, 128 rows of a panel of the incoming gradient take 32 KiB.
 constexpr int kChain = 128;
-/// The pixels of a chain, a multiple of 4 KiB apart, would all want the same 8 or 12 lines of the first-level cache.
-constexpr int kCollidingFloats = 1024;
 /// Floats of copied lines that a thread prepares at a time: 192 KiB.
 constexpr std::size_t kCopiedFloats = 49152;
 /// Output channels of a task: a chain of the incoming gradient takes 128 KiB.
@@ -64,7 +62,7 @@ class WeightGradientKernel final : public Kernel {
         geometry_(geometry),
         layout_(layout),
         images_(images),
-        source_(geometry.window, geometry.input_channels, geometry.groups, geometry.edge_mode, kCollidingFloats),
+        source_(geometry.window, geometry.input_channels, geometry.groups, geometry.edge_mode),
         outputs_(geometry.output_channels / geometry.groups),
         padded_(round_up(outputs_, isa_.lanes)),
         depth_(source_.depth()),

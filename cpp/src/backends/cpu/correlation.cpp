@@ -18,9 +18,6 @@ constexpr double kTaskMultiplyAdds = 1e6;
 /// fill no more than a part of the second-level cache: 256 x 320 floats are 320 KiB.
 constexpr std::size_t kFewestPixels = 96, kMostPixels = 256;
 
-/// The rows of a tile, a multiple of 4 KiB apart, would all want the same 8 or 12 lines of the first-level cache.
-constexpr int kCollidingFloats = 1024;
-
 bool is_pointwise(const Axis& axis) {
   return axis.kernel == 1 && axis.stride == 1 && axis.before == 0 && axis.input == axis.output;
 }
@@ -64,7 +61,7 @@ Correlation::Correlation(const CorrelationShape& shape, CorrelationWeights weigh
       merged_(groups_to_merge(isa_, shape)),
       shape_(merged(in_one_line(shape), merged_)),
       weights_(std::move(weights)),
-      source_lines_(shape_.window, shape.source_channels, shape_.groups, shape.edge_mode, kCollidingFloats),
+      source_lines_(shape_.window, shape.source_channels, shape_.groups, shape.edge_mode),
       vectors_(best_vectors(isa_, std::clamp(shape_.window.x.output, 1, 1000), shape.result_channels / shape_.groups,
                             std::min(kMaxDepth, source_lines_.depth()))),
       packed_(isa_, source_lines_.depth(), shape.result_channels / shape_.groups, std::max(1, source_lines_.piece_depth()), vectors_),
