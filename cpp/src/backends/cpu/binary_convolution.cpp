@@ -1,9 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
-#include <bit>
 #include <cmath>
 #include <cstdint>
+#include <numeric>
+#include <optional>
 #include <vector>
 
+#include "backends/cpu/correlation.hpp"
 #include "backends/cpu/isa/isa.hpp"
 #include "backends/cpu/kernels.hpp"
 #include "backends/cpu/loops.hpp"
@@ -13,16 +15,34 @@
 namespace mpsnn::cpu {
 namespace {
 
-/// Convolution with weights of one bit (docs/semantics.md, 7.9). XNOR and AND count bits of words of 64 channels; BinaryWeights adds
-/// the input with the weight's sign.
+/// Convolution with weights of one bit (docs/semantics.md, 7.9). XNOR and AND count bits of words of 64 channels; BinaryWeights is a
+/// convolution with weights 1 and -1.
 class BinaryConvolution final : public Kernel {
  public:
   BinaryConvolution(const BinaryConvolutionOp& op, const Shape& source, const Shape& result)
       : op_(op), y_(op.geometry.window.y), x_(op.geometry.window.x), source_(source), result_(result),
         counts_bits_(op.type != CNNBinaryConvolutionType::BinaryWeights), words_(ceil_divide(source.channels, 64)),
-        window_words_(static_cast<std::size_t>(y_.kernel) * x_.kernel * words_), padded_outputs_(ceil_divide(result.channels, kBlock) * kBlock) {
-    if (counts_bits_) bits_.resize(result.channels * window_words_);
-    else signs_.resize(static_cast<std::size_t>(y_.kernel) * x_.kernel * source.channels * padded_outputs_);
+        window_words_(static_cast<std::size_t>(y_.kernel) * x_.kernel * words_) {
+    const std::size_t taps = static_cast<std::size_t>(y_.kernel) * x_.kernel;
+    if (counts_bits_) {
+      bits_.resize(result.channels * window_words_);
+      return;
+    }
+    signs_.resize(taps * source.channels * result.channels);
+    ConvolutionGeometry geometry = op.geometry;
+    geometry.groups = 1;
+    const WeightLayout layout = natural_layout(geometry);
+    std::vector<int> taps_y(y_.kernel), taps_x(x_.kernel);
+    std::iota(taps_y.begin(), taps_y.end(), 0);
+    std::iota(taps_x.begin(), taps_x.end(), 0);
+    correlation_.emplace(CorrelationShape{.window = geometry.window,
+                                          .images = source.images,
+                                          .source_channels = source.channels,
+                                          .result_channels = result.channels,
+                                          .edge_mode = geometry.edge_mode,
+                                          .result_height = result.height,
+                                          .result_width = result.width},
+                         CorrelationWeights{layout.offset, layout.group, layout.output, layout.y, layout.x, layout.input, taps_y, taps_x});
   }
 
   std::size_t scratch_bytes() const override { return threads_offset() + thread_bytes() * max_thread_count(); }
@@ -31,17 +51,19 @@ class BinaryConvolution final : public Kernel {
     switch (op_.type) {
       case CNNBinaryConvolutionType::XNOR: return std::string("xor and popcount of 64-bit words, ") + isa().name;
       case CNNBinaryConvolutionType::AND: return std::string("and and popcount of 64-bit words, ") + isa().name;
-      default: return "additions by sign";
+      default: return correlation_->algorithm() + ", weights 1 and -1";
     }
   }
 
   void run(const KernelCall& call) override {
-    if (!is_packed_ || version_ != call.parameters_version) counts_bits_ ? pack_bits() : pack_signs();
+    const bool is_stale = !is_packed_ || version_ != call.parameters_version;
+    if (is_stale) counts_bits_ ? pack_bits() : pack_signs();
     is_packed_ = true;
     version_ = call.parameters_version;
     prepare_input(call);
+    if (!counts_bits_) multiply_signs(call, is_stale);
     const std::size_t height = result_.height, line = static_cast<std::size_t>(result_.width) * result_.channels;
-    parallel_ranges(result_.images * height, line * y_.kernel * x_.kernel * std::max(1, counts_bits_ ? words_ : source_.channels),
+    parallel_ranges(result_.images * height, line * y_.kernel * x_.kernel * std::max(1, counts_bits_ ? words_ : 1),
                     [&](std::size_t begin, std::size_t end, int thread) {
                       for (std::size_t row = begin; row < end; ++row) {
                         float* result = call.output<float>(0) + row * line;
@@ -53,8 +75,6 @@ class BinaryConvolution final : public Kernel {
   }
 
  private:
-  static constexpr int kBlock = 32;  ///< output channels whose sums stay in registers
-
   // Scratch: the input as words of bits or as floats, its mean magnitudes, then for each thread a window of words and its counts.
   std::size_t input_bytes() const {
     return source_.pixels() * (counts_bits_ ? words_ * sizeof(std::uint64_t) : source_.channels * sizeof(float));
@@ -63,7 +83,8 @@ class BinaryConvolution final : public Kernel {
   std::size_t magnitudes_offset() const { return rounded(input_bytes()); }
   std::size_t threads_offset() const { return magnitudes_offset() + rounded(op_.uses_beta_scaling ? source_.pixels() * sizeof(float) : 0); }
   std::size_t thread_bytes() const {
-    return counts_bits_ ? rounded(window_words_ * sizeof(std::uint64_t)) + rounded(result_.channels * sizeof(int)) : 0;
+    return counts_bits_ ? rounded(window_words_ * sizeof(std::uint64_t)) + rounded(result_.channels * sizeof(int))
+                        : rounded(correlation_->scratch_floats() * sizeof(float));
   }
 
   /// The 32-bit words of one tap, 64 channels at a time; bits behind the last channel become 0.
@@ -78,15 +99,22 @@ class BinaryConvolution final : public Kernel {
   void pack_bits() {
     for (std::size_t i = 0; i < bits_.size(); ++i) bits_[i] = weight_word(i / words_, static_cast<int>(i % words_));
   }
-  /// Taps, input channels, output channels: 0 to add, the sign bit to subtract.
+  /// Weights O, kH, kW, I.
   void pack_signs() {
-    const std::size_t taps = static_cast<std::size_t>(y_.kernel) * x_.kernel, channels = source_.channels;
-    for (std::size_t tap = 0; tap < taps; ++tap)
+    const std::size_t channels = source_.channels;
+    for (std::size_t tap = 0; tap < signs_.size() / channels; ++tap)
       for (std::size_t c = 0; c < channels; ++c)
-        for (int q = 0; q < result_.channels; ++q) {
-          const bool adds = weight_word(q * taps + tap, static_cast<int>(c / 64)) >> (c % 64) & 1;
-          signs_[(tap * channels + c) * padded_outputs_ + q] = adds ? 0 : 0x80000000u;
-        }
+        signs_[tap * channels + c] = weight_word(tap, static_cast<int>(c / 64)) >> (c % 64) & 1 ? 1.0f : -1.0f;
+  }
+  void multiply_signs(const KernelCall& call, bool is_stale) {
+    if (is_stale) correlation_->pack(signs_.data(), nullptr);
+    else correlation_->keep_weights();
+    char* scratch = static_cast<char*>(call.scratch);
+    const float* input = reads_input() ? call.input<float>(0) : reinterpret_cast<const float*>(scratch);
+    parallel_for(correlation_->task_count(), [&](std::size_t task, int thread) {
+      correlation_->run_task(task, input, call.output<float>(0), nullptr,
+                             reinterpret_cast<float*>(scratch + threads_offset() + thread * thread_bytes()));
+    });
   }
 
   /// Whether the input has to be scaled at all.
@@ -139,7 +167,6 @@ class BinaryConvolution final : public Kernel {
   void pixel(const KernelCall& call, std::size_t n, int i, int j, int thread, float* result) const {
     const Range ys = taps(y_, i), xs = taps(x_, j);
     if (counts_bits_) count(call, n, i, j, ys, xs, thread, result);
-    else add_signed(call, n, i, j, ys, xs, result);
     const BinaryConvolutionValues& values = *op_.values;
     if (!values.output_scale.empty())
       for (int q = 0; q < result_.channels; ++q) result[q] *= values.output_scale[q];
@@ -177,32 +204,15 @@ class BinaryConvolution final : public Kernel {
     for (int q = 0; q < result_.channels; ++q) result[q] = static_cast<float>(is_and ? counts[q] : terms - 2 * counts[q]);
   }
 
-  void add_signed(const KernelCall& call, std::size_t n, int i, int j, const Range& ys, const Range& xs, float* result) const {
-    const float* input = reads_input() ? call.input<float>(0) : static_cast<const float*>(call.scratch);
-    const std::size_t channels = source_.channels;
-    for (int first = 0; first < result_.channels; first += kBlock) {
-      float sums[kBlock] = {};
-      for (int ky = ys.begin; ky < ys.end; ++ky)
-        for (int kx = xs.begin; kx < xs.end; ++kx) {
-          const float* u = input + source_pixel(n, i, ky, j, kx) * channels;
-          const std::uint32_t* signs = signs_.data() + (static_cast<std::size_t>(ky) * x_.kernel + kx) * channels * padded_outputs_ + first;
-          for (std::size_t c = 0; c < channels; ++c, signs += padded_outputs_) {
-            const std::uint32_t bits = std::bit_cast<std::uint32_t>(u[c]);
-            for (int q = 0; q < kBlock; ++q) sums[q] += std::bit_cast<float>(bits ^ signs[q]);
-          }
-        }
-      std::copy_n(sums, std::min(kBlock, result_.channels - first), result + first);
-    }
-  }
-
   BinaryConvolutionOp op_;
   Axis y_, x_;
   Shape source_, result_;
   bool counts_bits_;
   int words_;  ///< of a pixel
-  std::size_t window_words_, padded_outputs_;
+  std::size_t window_words_;
   std::vector<std::uint64_t> bits_;
-  std::vector<std::uint32_t> signs_;
+  std::vector<float> signs_;
+  std::optional<Correlation> correlation_;
   bool is_packed_ = false;
   std::uint64_t version_ = 0;
 };

@@ -12,8 +12,6 @@ namespace {
 
 /// Pixels in one chain of additions. With AVX-512, 128 rows of a panel of the incoming gradient take 32 KiB.
 constexpr int kChain = 128;
-/// The pixels of a chain, a multiple of 4 KiB apart, would all want the same 8 or 12 lines of the first-level cache.
-constexpr int kCollidingFloats = 1024;
 /// Floats of copied lines that a thread prepares at a time: 192 KiB.
 constexpr std::size_t kCopiedFloats = 49152;
 /// Output channels of a task: a chain of the incoming gradient takes 128 KiB.
@@ -56,7 +54,7 @@ Cut choose_cut(std::size_t lines, std::size_t pixels, int groups, int rows, int 
 class WeightGradientKernel final : public Kernel {
  public:
   WeightGradientKernel(ConvolutionGeometry geometry, WeightLayout layout, int images, bool is_transposed)
-      : isa_(isa()),
+      : isa_(isa_for_columns(geometry.output_channels / geometry.groups)),
         bias_pixels_(std::size_t(std::max(0, images)) * std::max(0, is_transposed ? geometry.window.y.input : geometry.window.y.output) *
                      std::max(0, is_transposed ? geometry.window.x.input : geometry.window.x.output)),
         bias_channels_(is_transposed ? geometry.input_channels : geometry.output_channels),
@@ -65,7 +63,7 @@ class WeightGradientKernel final : public Kernel {
         geometry_(geometry),
         layout_(layout),
         images_(images),
-        source_(geometry.window, geometry.input_channels, geometry.groups, geometry.edge_mode, kCollidingFloats),
+        source_(geometry.window, geometry.input_channels, geometry.groups, geometry.edge_mode),
         outputs_(geometry.output_channels / geometry.groups),
         padded_(round_up(outputs_, isa_.lanes)),
         depth_(source_.depth()),

@@ -18,9 +18,6 @@ constexpr double kTaskMultiplyAdds = 1e6;
 /// fill no more than a part of the second-level cache: 256 x 320 floats are 320 KiB.
 constexpr std::size_t kFewestPixels = 96, kMostPixels = 256;
 
-/// The rows of a tile, a multiple of 4 KiB apart, would all want the same 8 or 12 lines of the first-level cache.
-constexpr int kCollidingFloats = 1024;
-
 bool is_pointwise(const Axis& axis) {
   return axis.kernel == 1 && axis.stride == 1 && axis.before == 0 && axis.input == axis.output;
 }
@@ -40,9 +37,9 @@ CorrelationShape in_one_line(CorrelationShape shape) {
 
 /// Groups with fewer channels than a vector has lanes are merged: products with the zeros between them cost no more than unused
 /// lanes do, and there are fewer and deeper tiles.
-int groups_to_merge(const CorrelationShape& shape) {
-  const int channels = shape.result_channels / shape.groups, lanes = isa().lanes;
-  for (int count = channels > 0 ? lanes / channels : 1; count > 1; --count)
+int groups_to_merge(const Isa& isa, const CorrelationShape& shape) {
+  const int channels = shape.result_channels / shape.groups;
+  for (int count = channels > 0 ? isa.lanes / channels : 1; count > 1; --count)
     if (shape.groups % count == 0) return count;
   return 1;
 }
@@ -60,11 +57,11 @@ std::size_t line_count(const CorrelationShape& shape) {
 }  // namespace
 
 Correlation::Correlation(const CorrelationShape& shape, CorrelationWeights weights)
-    : isa_(isa()),
-      merged_(groups_to_merge(shape)),
+    : isa_(isa_for_columns(shape.result_channels / shape.groups)),
+      merged_(groups_to_merge(isa_, shape)),
       shape_(merged(in_one_line(shape), merged_)),
       weights_(std::move(weights)),
-      source_lines_(shape_.window, shape.source_channels, shape_.groups, shape.edge_mode, kCollidingFloats),
+      source_lines_(shape_.window, shape.source_channels, shape_.groups, shape.edge_mode),
       vectors_(best_vectors(isa_, std::clamp(shape_.window.x.output, 1, 1000), shape.result_channels / shape_.groups,
                             std::min(kMaxDepth, source_lines_.depth()))),
       packed_(isa_, source_lines_.depth(), shape.result_channels / shape_.groups, std::max(1, source_lines_.piece_depth()), vectors_),

@@ -6,27 +6,25 @@
 
 namespace mpsnn::cpu {
 
-SourceLines::SourceLines(const Window& window, int channels, int groups, ImageEdgeMode edge_mode, int colliding_floats)
+SourceLines::SourceLines(const Window& window, int channels, int groups, ImageEdgeMode edge_mode)
     : window_(window), channels_(channels), group_channels_(channels / groups), clamps_(edge_mode == ImageEdgeMode::Clamp) {
   const Axis &y = window.y, &x = window.x;
-  const bool collides = std::size_t(x.stride) * channels % colliding_floats == 0;
   const bool reads = y.kernel > 0 && x.kernel > 0;
-  copies_ = reads && (collides || y.output < 1 || x.output < 1 || !y.is_inside() || !x.is_inside());
-  pixel_floats_ = collides ? channels + 16 : channels;
-  const bool joins_taps = groups == 1 && x.dilation == 1 && pixel_floats_ == channels;
+  copies_ = reads && (y.output < 1 || x.output < 1 || !y.is_inside() || !x.is_inside());
+  const bool joins_taps = groups == 1 && x.dilation == 1;
   piece_depth_ = joins_taps ? x.kernel * channels : group_channels_;
   const std::ptrdiff_t line = copies_ ? line_floats(x.output) : std::ptrdiff_t(x.input) * channels;
   for (int ky = 0; ky < y.kernel; ++ky)
     for (int kx = 0; kx < (joins_taps ? std::min(1, x.kernel) : x.kernel); ++kx)
-      pieces_.push_back(ky * y.dilation * line + std::ptrdiff_t(kx) * x.dilation * pixel_floats_);
+      pieces_.push_back(ky * y.dilation * line + std::ptrdiff_t(kx) * x.dilation * channels_);
 }
 
-std::size_t SourceLines::stride() const { return std::size_t(copies_ && window_.x.kernel <= 1 ? 1 : window_.x.stride) * pixel_floats_; }
+std::size_t SourceLines::stride() const { return std::size_t(copies_ && window_.x.kernel <= 1 ? 1 : window_.x.stride) * channels_; }
 
 /// One tap needs its own pixels only, without those between.
 std::ptrdiff_t SourceLines::line_floats(int columns) const {
   const Axis& x = window_.x;
-  return std::ptrdiff_t(x.kernel <= 1 ? columns : (columns - 1) * x.stride + x.extent()) * pixel_floats_;
+  return std::ptrdiff_t(x.kernel <= 1 ? columns : (columns - 1) * x.stride + x.extent()) * channels_;
 }
 
 std::size_t SourceLines::copied_floats(int lines, int columns) const {
@@ -41,23 +39,23 @@ void SourceLines::copy_line(const float* line, Range columns, float* to) const {
   const Axis& x = window_.x;
   const int step = x.kernel <= 1 ? x.stride : 1, first = x.origin(columns.begin);
   const int count = x.kernel <= 1 ? columns.size() : (columns.size() - 1) * x.stride + x.extent();
-  if (!line) return std::fill_n(to, std::size_t(count) * pixel_floats_, 0.0f), void();
+  if (!line) return std::fill_n(to, std::size_t(count) * channels_, 0.0f), void();
   const Range inside{std::clamp((-first + step - 1) / step, 0, count), std::clamp((x.input - first + step - 1) / step, 0, count)};
   const auto border = [&](int begin, int end, int pixel) {
     for (int i = begin; i < end; ++i) {
-      float* p = to + std::ptrdiff_t(i) * pixel_floats_;
+      float* p = to + std::ptrdiff_t(i) * channels_;
       if (clamps_) std::memcpy(p, line + std::ptrdiff_t(pixel) * channels_, channels_ * sizeof(float));
       else std::memset(p, 0, channels_ * sizeof(float));
     }
   };
   border(0, inside.begin, 0);
-  if (step == 1 && pixel_floats_ == channels_) {
+  if (step == 1) {
     if (inside.size() > 0)
       std::memcpy(to + std::ptrdiff_t(inside.begin) * channels_, line + std::ptrdiff_t(first + inside.begin) * channels_,
                   std::size_t(inside.size()) * channels_ * sizeof(float));
   } else {
     for (int i = inside.begin; i < inside.end; ++i)
-      std::memcpy(to + std::ptrdiff_t(i) * pixel_floats_, line + std::ptrdiff_t(first + i * step) * channels_, channels_ * sizeof(float));
+      std::memcpy(to + std::ptrdiff_t(i) * channels_, line + std::ptrdiff_t(first + i * step) * channels_, channels_ * sizeof(float));
   }
   border(std::max(inside.begin, inside.end), count, x.input - 1);
 }

@@ -9,13 +9,11 @@
 namespace mpsnn::cpu {
 
 /// How tiles read the patches under a window: as pieces at fixed offsets from the patch's first tap, where neighbouring patches of a
-/// line are a fixed stride apart. That holds in the image itself where no window hangs over its border; else, and where the
-/// stride would put all that a tile reads on the same few lines of the first-level cache, in copies of the lines that a task needs,
-/// with the border around them.
+/// line are a fixed stride apart. That holds in the image itself where no window hangs over its border; else in copies of the lines
+/// that a task needs, with the border around them.
 class SourceLines {
  public:
-  /// Patches a multiple of `colliding_floats` apart are copied and spread.
-  SourceLines(const Window& window, int channels, int groups, ImageEdgeMode edge_mode, int colliding_floats);
+  SourceLines(const Window& window, int channels, int groups, ImageEdgeMode edge_mode);
 
   int depth() const { return static_cast<int>(pieces_.size()) * piece_depth_; }
   const std::vector<std::ptrdiff_t>& pieces() const { return pieces_; }
@@ -39,7 +37,7 @@ class SourceLines {
   Window window_;
   int channels_, group_channels_;
   bool clamps_, copies_;
-  int pixel_floats_, piece_depth_;
+  int piece_depth_;
   std::vector<std::ptrdiff_t> pieces_;  ///< for lines as wide as the image, or as all windows
 };
 

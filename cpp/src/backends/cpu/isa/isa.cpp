@@ -46,4 +46,12 @@ const Isa& isa() {
   return chosen;
 }
 
+const Isa& isa_for_columns(int columns) {
+#if defined(__x86_64__)
+  if (&isa() == &kAvx512Isa && columns <= kAvx2Isa.lanes) return kAvx2Isa;  // whoever has the first has the second
+#endif
+  (void)columns;
+  return isa();
+}
+
 }  // namespace mpsnn::cpu

@@ -140,6 +140,9 @@ struct Isa {
 /// The table for this machine, chosen once: the widest that it supports, or what MPSNN_ISA names.
 const Isa& isa();
 
+/// The same for products of few columns: vectors of 16 lanes have no advantage where 8 are enough, and longer latencies.
+const Isa& isa_for_columns(int columns);
+
 extern const Isa kGenericIsa;
 #if defined(__x86_64__)
 extern const Isa kAvx2Isa, kAvx512Isa;
