@@ -15,9 +15,9 @@ import numpy as np
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "tests" / "python"))
 
-from geometry_cases import Padding  # noqa: E402
-from test_convolution_algorithms import inputs_of, run_layer  # noqa: E402
-from winograd_error import FAST_POINTS, STRICT_POINTS, amplification  # noqa: E402
+from geometry_cases import Padding
+from test_convolution_algorithms import inputs_of, run_layer
+from winograd_error import FAST_POINTS, STRICT_POINTS, amplification
 
 HEAD = """# Accuracy of convolutions
 
