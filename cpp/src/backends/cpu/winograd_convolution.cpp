@@ -83,8 +83,11 @@ class WinogradConvolution final : public WinogradKernel {
     chunk_ = round_up(ceil_divide(depth_, chunks_), isa_.lanes);
     const int tile_floats = positions() * (chunk_ + most_columns);
     blocks_ = blocks_of(kLargeBlockFloats / tile_floats);
+    // Fewer tasks than this would leave threads without work.
+    const std::size_t few = ceil_divide(kTasks, groups_ * ranges_);
+    blocks_ = std::max(blocks_, std::min(few, tiles_.count() / isa_.rows));
     is_stored_ = blocks_ > 2;
-    if (is_stored_) blocks_ = blocks_of(isa_.lanes * kLaneFloats / tile_floats);
+    if (is_stored_) blocks_ = std::max(blocks_, blocks_of(isa_.lanes * kLaneFloats / tile_floats));
     block_ = blocks_ == 0 ? 1 : static_cast<int>((tiles_.count() + blocks_ - 1) / blocks_);
     shares_tiles_ = chunks_ == 1 && blocks_ >= kBlocks;
     v_step_ = winograd_step(std::size_t(block_) * chunk_);
@@ -128,7 +131,7 @@ class WinogradConvolution final : public WinogradKernel {
   }
 
  private:
-  static constexpr int kRange = 64;
+  static constexpr int kRange = 64, kTasks = 4;
   static constexpr std::size_t kTaskTiles = 4, kBlocks = 8;
 
   /// Blocks of at most `most` tiles, which should be whole rows of the micro-kernel.
