@@ -130,6 +130,9 @@ class MPSNN_API NNGraph {
 
  private:
   struct Impl;
+  /// `is_alone`: the command buffer holds this step only.
+  EncodedResults encode_step(CommandBuffer& command_buffer, const std::vector<ImagePtr>& source_images, const std::vector<StatePtr>& source_states,
+                             bool is_alone);
   std::shared_ptr<Impl> impl_;  // shared with recorded work, which may outlive the graph
 };
 
