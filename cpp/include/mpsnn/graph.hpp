@@ -143,6 +143,9 @@ class MPSNN_API NNGraph {
   /// All nodes lowered for these source shapes, labels as they must be; nothing is pruned or kept.
   std::unique_ptr<PlanBuilder> lowered(const std::vector<Shape>& source_shapes) const;
   struct Impl;
+  /// `is_alone`: the command buffer holds this step only.
+  EncodedResults encode_step(CommandBuffer& command_buffer, const std::vector<ImagePtr>& source_images, const std::vector<StatePtr>& source_states,
+                             bool is_alone);
   std::shared_ptr<Impl> impl_;  // shared with recorded work, which may outlive the graph
 };
 

@@ -67,6 +67,8 @@ class KernelBackend : public Backend {
   std::unique_ptr<EngineGraph> make_graph(const GraphParts& parts, ParameterStore& parameters) const final;
   /// Bytes that a forward operation keeps for its gradient, e.g. the winners of max pooling; 0 when it keeps nothing.
   virtual std::size_t saved_bytes(const Operation& forward, const OperandShapes& shapes) const = 0;
+  /// True when the kernels know the operations that fused() makes.
+  virtual bool fuses() const { return false; }
   virtual std::unique_ptr<Kernel> make_kernel(const Operation& operation, const OperandShapes& shapes, Precision precision) const = 0;
 };
 

@@ -368,6 +368,11 @@ std::vector<StatePtr> NNGraph::Impl::record_state_exports(CommandBuffer& command
 }
 
 EncodedResults NNGraph::encode(CommandBuffer& command_buffer, const std::vector<ImagePtr>& source_images, const std::vector<StatePtr>& source_states) {
+  return encode_step(command_buffer, source_images, source_states, false);
+}
+
+EncodedResults NNGraph::encode_step(CommandBuffer& command_buffer, const std::vector<ImagePtr>& source_images, const std::vector<StatePtr>& source_states,
+                                    bool is_alone) {
   CachedPlan* plan;
   EncodedResults results;
   std::vector<ImagePtr> returned;
@@ -393,10 +398,10 @@ EncodedResults NNGraph::encode(CommandBuffer& command_buffer, const std::vector<
     if (has_cpu_updates && store->has_updates(NNTrainingStyle::UpdateDeviceGPU)) command_buffer.record([store, undo] { *undo = store->remember(); });
     store->record_updates(command_buffer, store, plan->trained_source_shapes);
     if (has_cpu_updates) {
-      // The completion phase comes after all steps of the buffer; each keeps its own gradients until then.
+      // The completion phase comes after all steps of the buffer; where there are others, each keeps its own gradients until then.
       const Buffer& current = store->gradients();
-      const Buffer gradients(current.count(), current.type());
-      command_buffer.record([current, gradients] { gradients.copy_from(current); });
+      const Buffer gradients = is_alone ? current : Buffer(current.count(), current.type());
+      if (!is_alone) command_buffer.record([current, gradients] { gradients.copy_from(current); });
       command_buffer.record_completion([store, plan, gradients, undo, impl = impl_] { store->run_updates(plan->trained_source_shapes, gradients, *undo); });
     }
     ++impl_->encode_count;
@@ -411,7 +416,7 @@ EncodedResults NNGraph::run(const std::vector<ImagePtr>& source_images, const st
   const auto command_buffer = std::make_shared<CommandBuffer>();  // shared: data sources see it and may keep it
   const std::uint64_t count = impl_->encode_count;
   try {
-    EncodedResults results = encode(*command_buffer, source_images, source_states);
+    EncodedResults results = encode_step(*command_buffer, source_images, source_states, true);
     command_buffer->commit();
     command_buffer->wait_until_completed();
     return results;

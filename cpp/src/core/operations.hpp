@@ -141,15 +141,17 @@ struct SoftMaxGradientOp {
 
 /// inputs: x -> mean C, variance C, over images and pixels; both 0 for an empty batch
 struct BatchNormalizationStatisticsOp {};
-/// inputs: x, mean, variance, [gamma], [beta] -> y
+/// inputs: x, mean, variance, [gamma], [beta] -> y. A ReLU is applied last where fuse() put it there.
 struct BatchNormalizationOp {
   float epsilon = 1.17549435e-38f;
+  NNNeuronDescriptor neuron{};
 };
-/// inputs: gradient of y, x, mean, variance, [gamma] -> [gradient of x], [gradient of gamma], [gradient of beta].
-/// With `uses_batch_statistics` mean and variance are functions of x, else constants.
+/// inputs: gradient of y, x, mean, variance, [gamma], [beta] -> [gradient of x], [gradient of gamma], [gradient of beta].
+/// With `uses_batch_statistics` mean and variance are functions of x, else constants. beta matters behind a fused ReLU only.
 struct BatchNormalizationGradientOp {
   float epsilon = 1.17549435e-38f;
   bool uses_batch_statistics = true;
+  NNNeuronDescriptor neuron{};
 };
 
 // --- losses (14) -------------------------------------------------------------------------------------------------

@@ -118,7 +118,13 @@ std::function<void()> ParameterStore::remember() {
 }
 
 void ParameterStore::run_updates(const std::vector<Shape>& source_shapes, const Buffer& gradients, std::function<void()> undo) {
-  if (!undo) undo = remember();
+  const bool has_application_source = std::any_of(trained_.begin(), trained_.end(), [](const TrainedParameters& trained) {
+    return trained.style == NNTrainingStyle::UpdateDeviceCPU && own_source(trained) == nullptr;
+  });
+  // Our own sources fail here, before anything has changed, or not at all: no copies of weights and histories, which would cost more
+  // than the updates themselves.
+  prepare_own_sources();
+  if (!undo && has_application_source) undo = remember();
   try {
     Changed changed;
     for (const bool is_own : {false, true}) {
@@ -131,10 +137,23 @@ void ParameterStore::run_updates(const std::vector<Shape>& source_shapes, const 
       if (!is_own) reload(changed);
     }
   } catch (...) {
-    undo();
+    if (undo) undo();
     throw;
   }
   ++version_;
+}
+
+void ParameterStore::prepare_own_sources() {
+  for (const TrainedParameters& trained : trained_) {
+    TrainedDataSource* own = trained.style == NNTrainingStyle::UpdateDeviceCPU ? own_source(trained) : nullptr;
+    if (!own || !own->training().optimizer()) continue;
+    const auto prepare = [&](const auto& parameters, const ParameterRange& first, const ParameterRange& second) {
+      own->training().prepare(values(first), second ? values(second) : Buffer(), parameters.label);
+    };
+    if (trained.convolution) prepare(*trained.convolution, trained.convolution->weights, trained.convolution->biases);
+    else if (trained.normalization) prepare(*trained.normalization, trained.normalization->gamma, trained.normalization->beta);
+    else prepare(*trained.affine, trained.affine->gamma, trained.affine->beta);
+  }
 }
 
 void ParameterStore::update_application_source(const TrainedParameters& trained, const Shape& source_shape, const Buffer& gradients, Changed& changed) {

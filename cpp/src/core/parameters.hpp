@@ -139,6 +139,8 @@ class ParameterStore {
   };
   void update_application_source(const TrainedParameters& trained, const Shape& source_shape, const Buffer& gradients, Changed& changed);
   void update_own_source(const TrainedParameters& trained, const Shape& source_shape, const Buffer& gradients);
+  /// Makes histories ready for an update. Throws what the updates would.
+  void prepare_own_sources();
   ParameterRange reserve(std::size_t& end, Shape shape, std::string label);
   void reload(const Changed& changed);
   void load(const ConvolutionValues& values, const Buffer& target) const;

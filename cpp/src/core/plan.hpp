@@ -59,6 +59,9 @@ struct Plan {
 /// Removes every step that contributes to none of `needed`, and marks outputs that nobody reads as absent.
 void prune(Plan& plan, const std::vector<ValueId>& needed);
 
+/// The plan with neighbours made one operation. For engines whose kernels know the fused forms.
+Plan fused(Plan plan);
+
 /// Gives every value in the arena its lifetime and a place that no value alive at the same time shares. `scratch_bytes` is a
 /// further region behind them, alive in every step; returns its offset.
 std::size_t lay_out_arena(Plan& plan, std::size_t element_bytes, std::size_t scratch_bytes);

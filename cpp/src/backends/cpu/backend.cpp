@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "backends/backend.hpp"
 
+#include <cstdlib>
+
 #include "backends/cpu/kernels.hpp"
 
 namespace mpsnn {
@@ -14,6 +16,12 @@ class Cpu final : public KernelBackend {
   std::size_t saved_bytes(const Operation& forward, const OperandShapes& shapes) const override {
     const auto* pooling = std::get_if<PoolingOp>(&forward);
     return pooling ? cpu::saved_bytes(*pooling, shapes) : 0;
+  }
+
+  /// MPSNN_FUSE=0 leaves every operation alone, to compare.
+  bool fuses() const override {
+    const char* wanted = std::getenv("MPSNN_FUSE");
+    return !wanted || *wanted != '0';
   }
 
   std::unique_ptr<Kernel> make_kernel(const Operation& operation, const OperandShapes& shapes, Precision precision) const override {

@@ -8,46 +8,74 @@
 namespace mpsnn::cpu {
 namespace {
 
-/// gradient := scale * (e - constant - (x - mean) * slope)
-void source_gradient(const float* __restrict e, const float* __restrict x, float* __restrict gradient, std::size_t pixels, int channels,
-                     const float* __restrict mean, const float* __restrict scale, const float* __restrict constant,
-                     const float* __restrict slope) {
-  for (std::size_t p = 0; p < pixels; ++p, e += channels, x += channels, gradient += channels)
-    for (int c = 0; c < channels; ++c) gradient[c] = scale[c] * ((e[c] - constant[c]) - (x[c] - mean[c]) * slope[c]);
+/// What a kernel normalizes with: `arrays` holds 2 * channels floats of its own.
+ChannelNormalization normalization(const KernelCall& call, std::size_t first_operand, float epsilon, const NNNeuronDescriptor& neuron,
+                                   const float* beta, int channels, float* arrays) {
+  const float *variance = call.input<float>(first_operand + 1), *gamma = call.input<float>(first_operand + 2);
+  float *scale = arrays, *zeros = arrays + channels;
+  for (int c = 0; c < channels; ++c)
+    scale[c] = static_cast<float>((gamma ? gamma[c] : 1.0) / std::sqrt(static_cast<double>(variance[c]) + epsilon));
+  if (!beta) std::fill_n(zeros, channels, 0.0f);
+  return {call.input<float>(first_operand), scale, beta ? beta : zeros, neuron.neuron_type == CNNNeuronType::ReLU, neuron.a};
 }
+
+std::string algorithm_of(const NNNeuronDescriptor& neuron) {
+  return neuron.neuron_type == CNNNeuronType::ReLU ? std::string("fused with ReLU, ") + isa().name : std::string("direct, ") + isa().name;
+}
+
+class Apply final : public Kernel {
+ public:
+  Apply(const BatchNormalizationOp& op, const Shape& shape) : op_(op), shape_(shape) {}
+  std::size_t scratch_bytes() const override { return 2 * sizeof(float) * shape_.channels; }
+  std::string algorithm() const override { return algorithm_of(op_.neuron); }
+  void run(const KernelCall& call) override {
+    const int channels = shape_.channels;
+    const ChannelNormalization n =
+        normalization(call, 1, op_.epsilon, op_.neuron, call.input<float>(4), channels, static_cast<float*>(call.scratch));
+    parallel_ranges(shape_.pixels(), channels, [&](std::size_t begin, std::size_t end, int) {
+      isa().normalize(call.input<float>(0) + begin * channels, call.output<float>(0) + begin * channels, end - begin, channels, n);
+    });
+  }
+
+ private:
+  BatchNormalizationOp op_;
+  Shape shape_;
+};
 
 class Gradient final : public Kernel {
  public:
   Gradient(const BatchNormalizationGradientOp& op, const Shape& shape) : op_(op), parts_(shape) {}
 
-  std::size_t scratch_bytes() const override { return parts_.sums_bytes() + sizeof(float) * 3 * parts_.channels; }
+  std::size_t scratch_bytes() const override { return parts_.sums_bytes() + sizeof(float) * 4 * parts_.channels; }
+  std::string algorithm() const override { return algorithm_of(op_.neuron); }
 
   void run(const KernelCall& call) override {
     const int channels = parts_.channels;
-    float* scale = reinterpret_cast<float*>(static_cast<char*>(call.scratch) + parts_.sums_bytes());
-    float *constant = scale + channels, *slope = constant + channels;
+    float* arrays = reinterpret_cast<float*>(static_cast<char*>(call.scratch) + parts_.sums_bytes());
+    const ChannelNormalization n = normalization(call, 2, op_.epsilon, op_.neuron, call.input<float>(5), channels, arrays);
+    float *constant = arrays + 2 * channels, *factor = arrays + 3 * channels;
     const bool needs_sums = call.output<float>(1) || call.output<float>(2) || (op_.uses_batch_statistics && call.output<float>(0));
-    if (needs_sums) sum(call);
-    for (int c = 0; c < channels; ++c) finish_channel(call, c, needs_sums, scale[c], constant[c], slope[c]);
+    if (needs_sums) sum(call, n);
+    for (int c = 0; c < channels; ++c) finish_channel(call, c, needs_sums, constant[c], factor[c]);
     float* gradient = call.output<float>(0);
     if (!gradient) return;
     parallel_ranges(parts_.pixels, channels, [&](std::size_t begin, std::size_t end, int) {
       const std::size_t first = begin * channels;
-      source_gradient(call.input<float>(0) + first, call.input<float>(1) + first, gradient + first, end - begin, channels,
-                      call.input<float>(2), scale, constant, slope);
+      isa().normalize_gradient(call.input<float>(0) + first, call.input<float>(1) + first, gradient + first, end - begin, channels, n, constant,
+                               factor);
     });
   }
 
  private:
   /// Sums of E and of E * (x - mean), one pair per part and channel.
-  void sum(const KernelCall& call) const {
-    const float *e = call.input<float>(0), *x = call.input<float>(1), *mean = call.input<float>(2);
+  void sum(const KernelCall& call, const ChannelNormalization& n) const {
+    const float *e = call.input<float>(0), *x = call.input<float>(1);
     parts_.for_each_part(call.scratch, [&](std::size_t begin, std::size_t end, double* totals) {
-      part_products(parts_, e, x, mean, begin, end, totals, totals + parts_.channels);
+      part_products(parts_, e, x, n, begin, end, totals, totals + parts_.channels);
     });
   }
 
-  void finish_channel(const KernelCall& call, int c, bool has_sums, float& scale, float& constant, float& slope) const {
+  void finish_channel(const KernelCall& call, int c, bool has_sums, float& constant, float& factor) const {
     const double inverse = 1.0 / std::sqrt(static_cast<double>(call.input<float>(3)[c]) + op_.epsilon);
     double beta_gradient = 0, gamma_gradient = 0;
     const double* totals = static_cast<const double*>(call.scratch);
@@ -58,11 +86,9 @@ class Gradient final : public Kernel {
     gamma_gradient *= inverse;
     if (float* out = call.output<float>(1)) out[c] = static_cast<float>(gamma_gradient);
     if (float* out = call.output<float>(2)) out[c] = static_cast<float>(beta_gradient);
-    const float* gamma = call.input<float>(4);
-    scale = static_cast<float>((gamma ? gamma[c] : 1.0) * inverse);
     const double part_of_mean = op_.uses_batch_statistics && parts_.pixels > 0 ? 1.0 / static_cast<double>(parts_.pixels) : 0;
     constant = static_cast<float>(beta_gradient * part_of_mean);
-    slope = static_cast<float>(inverse * gamma_gradient * part_of_mean);
+    factor = static_cast<float>(inverse * gamma_gradient * part_of_mean);
   }
 
   BatchNormalizationGradientOp op_;
@@ -95,22 +121,7 @@ std::unique_ptr<Kernel> make_kernel(const BatchNormalizationStatisticsOp&, const
 }
 
 std::unique_ptr<Kernel> make_kernel(const BatchNormalizationOp& op, const OperandShapes& shapes) {
-  const Shape shape = shapes.inputs[0];
-  const auto run = [op, shape](const KernelCall& call) {
-    const int channels = shape.channels;
-    const float *variance = call.input<float>(2), *gamma = call.input<float>(3), *beta = call.input<float>(4);
-    float* scale = static_cast<float*>(call.scratch);
-    float* zeros = scale + channels;
-    for (int c = 0; c < channels; ++c)
-      scale[c] = static_cast<float>((gamma ? gamma[c] : 1.0) / std::sqrt(static_cast<double>(variance[c]) + op.epsilon));
-    if (!beta) std::fill_n(zeros, channels, 0.0f);
-    parallel_ranges(shape.pixels(), channels, [&](std::size_t begin, std::size_t end, int) {
-      const std::size_t first = begin * channels;
-      normalize(call.input<float>(0) + first, call.output<float>(0) + first, end - begin, channels, call.input<float>(1), scale,
-                beta ? beta : zeros);
-    });
-  };
-  return function_kernel(run, 2 * sizeof(float) * shape.channels);
+  return std::make_unique<Apply>(op, shapes.inputs[0]);
 }
 
 std::unique_ptr<Kernel> make_kernel(const BatchNormalizationGradientOp& op, const OperandShapes& shapes) {

@@ -2,48 +2,6 @@
 #include "backends/cpu/channel_sums.hpp"
 
 namespace mpsnn::cpu {
-namespace {
-
-/// deviations[c] := the sum of x[c] - center[c]; squares[c] := the sum of its square
-void sum_deviations(const float* __restrict x, std::size_t stride, std::size_t pixels, const float* __restrict center,
-                    float* __restrict deviations, float* __restrict squares, int channels) {
-  std::fill_n(deviations, channels, 0.0f);
-  std::fill_n(squares, channels, 0.0f);
-  std::size_t p = 0;
-  for (; p + 2 <= pixels; p += 2, x += 2 * stride)
-    for (int c = 0; c < channels; ++c) {
-      const float d = x[c] - center[c], e = x[stride + c] - center[c];
-      deviations[c] += d + e;
-      squares[c] += d * d + e * e;
-    }
-  for (; p < pixels; ++p, x += stride)
-    for (int c = 0; c < channels; ++c) {
-      const float d = x[c] - center[c];
-      deviations[c] += d;
-      squares[c] += d * d;
-    }
-}
-
-/// sums[c] := the sum of e[c]; products[c] := the sum of e[c] * (x[c] - mean[c])
-void sum_products(const float* __restrict e, const float* __restrict x, std::size_t stride, std::size_t pixels,
-                  const float* __restrict mean, float* __restrict sums, float* __restrict products, int channels) {
-  std::fill_n(sums, channels, 0.0f);
-  std::fill_n(products, channels, 0.0f);
-  std::size_t p = 0;
-  for (; p + 2 <= pixels; p += 2, e += 2 * stride, x += 2 * stride)
-    for (int c = 0; c < channels; ++c) {
-      sums[c] += e[c] + e[stride + c];
-      products[c] += e[c] * (x[c] - mean[c]) + e[stride + c] * (x[stride + c] - mean[c]);
-    }
-  for (; p < pixels; ++p, e += stride, x += stride)
-    for (int c = 0; c < channels; ++c) {
-      sums[c] += e[c];
-      products[c] += e[c] * (x[c] - mean[c]);
-    }
-}
-
-}  // namespace
-
 /// Four pixels at a time: a quarter of the loads and stores of the sums.
 void sum_pixels(const float* __restrict x, std::size_t stride, std::size_t pixels, float* __restrict sums, int channels) {
   std::fill_n(sums, channels, 0.0f);
@@ -78,7 +36,7 @@ void part_statistics(const PixelParts& parts, const float* x, std::size_t begin,
       const float* data = x + from * stride + first;
       sum_pixels(data, stride, pixels, center, channels);
       for (int c = 0; c < channels; ++c) center[c] /= static_cast<float>(pixels);
-      sum_deviations(data, stride, pixels, center, deviations, squared, channels);
+      isa().sum_deviations(data, stride, pixels, center, deviations, squared, channels);
       for (int c = 0; c < channels; ++c) {  // the center is rounded: the deviations put it right
         const double rest = static_cast<double>(deviations[c]) / static_cast<double>(pixels);
         run_mean[c] = center[c] + rest;
@@ -89,27 +47,24 @@ void part_statistics(const PixelParts& parts, const float* x, std::size_t begin,
   }
 }
 
-void part_products(const PixelParts& parts, const float* e, const float* x, const float* mean, std::size_t begin, std::size_t end,
+void part_products(const PixelParts& parts, const float* e, const float* x, const ChannelNormalization& n, std::size_t begin, std::size_t end,
                    double* sums, double* products) {
   const std::size_t stride = parts.channels;
   std::fill_n(sums, stride, 0.0);
   std::fill_n(products, stride, 0.0);
   for (int first = 0; first < parts.channels; first += kChannelBlock) {
     const int channels = std::min(kChannelBlock, parts.channels - first);
+    ChannelNormalization block = n;
+    block.mean += first;
+    if (n.has_relu) block.scale += first, block.beta += first;
     parts.for_each_run(begin, end, [&](std::size_t from, std::size_t to) {
       float run_sums[kChannelBlock], run_products[kChannelBlock];
       const std::size_t at = from * stride + first;
-      sum_products(e + at, x + at, stride, to - from, mean + first, run_sums, run_products, channels);
+      isa().sum_gradient(e + at, x + at, stride, to - from, block, run_sums, run_products, channels);
       for (int c = 0; c < channels; ++c) sums[first + c] += run_sums[c];
       for (int c = 0; c < channels; ++c) products[first + c] += run_products[c];
     });
   }
-}
-
-void normalize(const float* __restrict x, float* __restrict y, std::size_t pixels, int channels, const float* __restrict mean,
-               const float* __restrict scale, const float* __restrict beta) {
-  for (std::size_t p = 0; p < pixels; ++p, x += channels, y += channels)
-    for (int c = 0; c < channels; ++c) y[c] = (x[c] - mean[c]) * scale[c] + beta[c];
 }
 
 }  // namespace mpsnn::cpu

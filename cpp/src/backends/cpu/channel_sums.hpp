@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <cstddef>
 
+#include "backends/cpu/isa/isa.hpp"
 #include "core/parallel.hpp"
 #include "mpsnn/image.hpp"
 
@@ -57,11 +58,9 @@ void merge(double& count, double* mean, double* squares, double other_count, con
 /// mean, squares := those of the pixels [begin, end), a block of channels at a time. `squares` follows `mean` in memory.
 void part_statistics(const PixelParts& parts, const float* x, std::size_t begin, std::size_t end, double* mean, double* squares);
 
-/// sums[c] := the sum of e[c], products[c] := the sum of e[c] * (x[c] - mean[c]) over the pixels [begin, end).
-void part_products(const PixelParts& parts, const float* e, const float* x, const float* mean, std::size_t begin, std::size_t end,
+/// sums[c] := the sum of e[c], products[c] := the sum of e[c] * (x[c] - mean[c]) over the pixels [begin, end); e behind the ReLU of `n`,
+/// whose scale and beta matter with a ReLU only.
+void part_products(const PixelParts& parts, const float* e, const float* x, const ChannelNormalization& n, std::size_t begin, std::size_t end,
                    double* sums, double* products);
-
-/// y := (x - mean) * scale + beta, one parameter of each kind for a channel.
-void normalize(const float* x, float* y, std::size_t pixels, int channels, const float* mean, const float* scale, const float* beta);
 
 }  // namespace mpsnn::cpu

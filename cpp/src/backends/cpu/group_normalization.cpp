@@ -103,7 +103,7 @@ class Gradient final : public Kernel {
     if (shape_.count() == 0) return;
     groups_.find_statistics(call, x);
     groups_.for_each_part(call, [&](std::size_t begin, std::size_t end, std::size_t image, int n, double* sums) {
-      part_products(groups_.parts(), incoming + image, x + image, groups_.row(call, kMean, n), begin, end, sums, sums + channels);
+      part_products(groups_.parts(), incoming + image, x + image, {groups_.row(call, kMean, n), nullptr, nullptr}, begin, end, sums, sums + channels);
     });
     for (int n = 0; n < shape_.images; ++n) finish_image(call, n);
     sum_parameters(call);
@@ -179,8 +179,7 @@ std::unique_ptr<Kernel> make_kernel(const GroupNormalizationOp& op, const Operan
     }
     groups.for_each_part(call, [&](std::size_t begin, std::size_t end, std::size_t image, int n, double*) {
       const std::size_t at = image + begin * channels;
-      normalize(x + at, call.output<float>(0) + at, end - begin, channels, groups.row(call, 0, n), groups.row(call, 1, n),
-                groups.row(call, 2, n));
+      isa().normalize(x + at, call.output<float>(0) + at, end - begin, channels, {groups.row(call, 0, n), groups.row(call, 1, n), groups.row(call, 2, n)});
     });
   };
   return function_kernel(run, groups.scratch_bytes(3));

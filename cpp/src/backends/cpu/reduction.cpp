@@ -20,12 +20,12 @@ template <bool kSmallest>
 float extreme_of_row(const float* __restrict values, int count) {
   float best = values[0];
   int i = 0;
-  if (count >= kLanes) {
-    float lane[kLanes];
-    for (int j = 0; j < kLanes; ++j) lane[j] = values[j];
-    for (i = kLanes; i + kLanes <= count; i += kLanes)
-      for (int j = 0; j < kLanes; ++j) lane[j] = extreme<kSmallest>(values[i + j], lane[j]);
-    for (int j = 0; j < kLanes; ++j) best = extreme<kSmallest>(lane[j], best);
+  if (count >= kReductionLanes) {
+    float lane[kReductionLanes];
+    for (int j = 0; j < kReductionLanes; ++j) lane[j] = values[j];
+    for (i = kReductionLanes; i + kReductionLanes <= count; i += kReductionLanes)
+      for (int j = 0; j < kReductionLanes; ++j) lane[j] = extreme<kSmallest>(values[i + j], lane[j]);
+    for (int j = 0; j < kReductionLanes; ++j) best = extreme<kSmallest>(lane[j], best);
   }
   for (; i < count; ++i) best = extreme<kSmallest>(values[i], best);
   return best;

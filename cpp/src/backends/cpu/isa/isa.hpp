@@ -6,7 +6,23 @@
 #include <cstddef>
 #include <cstdint>
 
+#include "mpsnn/enums.hpp"
+
 namespace mpsnn::cpu {
+
+/// An activation function without its vectors of slopes: PReLU is not among them.
+struct NeuronFunction {
+  CNNNeuronType type;
+  float a, b, c;
+};
+
+/// One number of each kind for a channel: (x - mean) * scale + beta, and a ReLU with `slope` below 0 behind it, or none.
+struct ChannelNormalization {
+  const float *mean, *scale, *beta;
+  bool has_relu = false;
+  float slope = 0;
+};
+
 
 /// A tile of a product: c[i][j] = start[j] + sum over k of a(i, k) * b[k * b_stride + j] for `columns` columns; the
 /// tile's own c[i][j] replaces start[j] when `start` is null. The sum over k is one chain that begins with zero. `b` and
@@ -131,6 +147,21 @@ struct Isa {
                                std::size_t stride, int* counts);
   void (*count_common_bits)(std::size_t rows, std::size_t words, const std::uint64_t* a, const std::uint64_t* b,
                             std::size_t stride, int* counts);
+
+  /// y := f(x), and gradient := incoming * f'(x). Results may be the first operand, but must not overlap it otherwise.
+  void (*neuron)(const NeuronFunction& function, const float* x, float* y, std::size_t count);
+  void (*neuron_gradient)(const NeuronFunction& function, const float* incoming, const float* x, float* gradient, std::size_t count);
+  /// Normalized pixels.
+  void (*normalize)(const float* x, float* y, std::size_t pixels, int channels, const ChannelNormalization& n);
+  /// gradient := scale * (e' - constant - (x - mean) * factor), e' the incoming gradient behind the ReLU.
+  void (*normalize_gradient)(const float* e, const float* x, float* gradient, std::size_t pixels, int channels,
+                             const ChannelNormalization& n, const float* constant, const float* factor);
+  /// deviations[c] := the sum of x[c] - center[c] over pixels that lie `stride` floats apart; squares[c] := that of its square
+  void (*sum_deviations)(const float* x, std::size_t stride, std::size_t pixels, const float* center, float* deviations,
+                         float* squares, int channels);
+  /// sums[c] := the sum of e'[c]; products[c] := the sum of e'[c] * (x[c] - mean[c])
+  void (*sum_gradient)(const float* e, const float* x, std::size_t stride, std::size_t pixels, const ChannelNormalization& n,
+                       float* sums, float* products, int channels);
 
   WinogradTransforms winograd_four = {}, winograd_two = {}, winograd_five_taps = {};  ///< F(4 x 4, 3 x 3), F(2 x 2, 3 x 3), F(2 x 2, 5 x 5)
 
