@@ -378,8 +378,11 @@ void sum_products(std::size_t count, std::size_t terms, const float* const* a, c
   store_part(result + i, sum, rest);
 }
 
+/// Past the caches: `p` is on a vector's boundary.
 inline __attribute__((always_inline)) void stream(float* p, Vector v) {
-#if defined(__AVX512F__)
+#if defined(__clang__)
+  __builtin_nontemporal_store(v, reinterpret_cast<Vector*>(p));
+#elif defined(__AVX512F__)
   __builtin_ia32_movntps512(p, v);
 #elif defined(__AVX2__)
   __builtin_ia32_movntps256(p, v);
