@@ -110,6 +110,11 @@ std::string winograd_obstacle(const ConvolutionProblem& p) {
   if (p.sub_pixel_scale > 1) return "sub-pixels";
   if (p.geometry.edge_mode == ImageEdgeMode::Clamp && !(y.is_inside() && x.is_inside())) return "edges are clamped";
   if (std::min(p.group_inputs(), p.group_outputs()) < kWinogradChannels) return "few channels";
+  // Where most taps meet padding, their part of the transforms' rounding remains without their part of the sum.
+  const auto is_shorter = [&](const Axis& axis) {
+    return (p.pass == ConvolutionPass::data_gradient ? axis.output : axis.input) < axis.extent();
+  };
+  if (p.pass != ConvolutionPass::weight_gradient && (is_shorter(y) || is_shorter(x))) return "the image is smaller than the kernel";
   // The adjoint of F(2 x 2, 3 x 3) rounds 1.3 times as much as a direct sum; forward and data gradient do not round more.
   if (p.pass == ConvolutionPass::weight_gradient && p.precision == Precision::strict) return "precision is strict";
   if (p.pass == ConvolutionPass::weight_gradient && p.output_pixels() < kWinogradPixels) return "few pixels";
