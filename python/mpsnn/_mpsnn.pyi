@@ -6,9 +6,9 @@ CNN graphs with the node classes of Apple's Metal Performance Shaders: the compi
 from __future__ import annotations
 import collections.abc
 import enum
+import os
 import typing
-__all__: list[str] = ['AffineDataSource', 'Axis', 'BatchNormalizationWeights', 'CommandBuffer', 'CommandQueue', 'ConvolutionWeights', 'Device', 'ExplicitPadding', 'GroupNormalizationWeights', 'InstanceNormalizationWeights', 'MPSAliasingStrategy', 'MPSCNNBatchNormalizationDataSource', 'MPSCNNBatchNormalizationFlags', 'MPSCNNBatchNormalizationGradientNode', 'MPSCNNBatchNormalizationNode', 'MPSCNNBatchNormalizationState', 'MPSCNNBinaryConvolutionFlags', 'MPSCNNBinaryConvolutionNode', 'MPSCNNBinaryConvolutionType', 'MPSCNNBinaryFullyConnectedNode', 'MPSCNNConvolutionDataSource', 'MPSCNNConvolutionDescriptor', 'MPSCNNConvolutionFlags', 'MPSCNNConvolutionGradientNode', 'MPSCNNConvolutionGradientOption', 'MPSCNNConvolutionGradientState', 'MPSCNNConvolutionGradientStateNode', 'MPSCNNConvolutionNode', 'MPSCNNConvolutionTransposeGradientNode', 'MPSCNNConvolutionTransposeGradientStateNode', 'MPSCNNConvolutionTransposeNode', 'MPSCNNConvolutionWeightsAndBiasesState', 'MPSCNNConvolutionWeightsLayout', 'MPSCNNCrossChannelNormalizationGradientNode', 'MPSCNNCrossChannelNormalizationNode', 'MPSCNNDepthWiseConvolutionDescriptor', 'MPSCNNDilatedPoolingMaxGradientNode', 'MPSCNNDilatedPoolingMaxNode', 'MPSCNNDropoutGradientNode', 'MPSCNNDropoutNode', 'MPSCNNFullyConnectedGradientNode', 'MPSCNNFullyConnectedNode', 'MPSCNNGroupNormalizationDataSource', 'MPSCNNGroupNormalizationGradientNode', 'MPSCNNGroupNormalizationGradientState', 'MPSCNNGroupNormalizationNode', 'MPSCNNInstanceNormalizationDataSource', 'MPSCNNInstanceNormalizationGradientNode', 'MPSCNNInstanceNormalizationGradientState', 'MPSCNNInstanceNormalizationNode', 'MPSCNNKernel', 'MPSCNNLocalContrastNormalizationGradientNode', 'MPSCNNLocalContrastNormalizationNode', 'MPSCNNLogSoftMaxGradientNode', 'MPSCNNLogSoftMaxNode', 'MPSCNNLossDescriptor', 'MPSCNNLossLabels', 'MPSCNNLossNode', 'MPSCNNLossType', 'MPSCNNNeuronAbsoluteNode', 'MPSCNNNeuronELUNode', 'MPSCNNNeuronExponentialNode', 'MPSCNNNeuronGeLUNode', 'MPSCNNNeuronGradientNode', 'MPSCNNNeuronHardSigmoidNode', 'MPSCNNNeuronLinearNode', 'MPSCNNNeuronLogarithmNode', 'MPSCNNNeuronNode', 'MPSCNNNeuronPReLUNode', 'MPSCNNNeuronPowerNode', 'MPSCNNNeuronReLUNNode', 'MPSCNNNeuronReLUNode', 'MPSCNNNeuronSigmoidNode', 'MPSCNNNeuronSoftPlusNode', 'MPSCNNNeuronSoftSignNode', 'MPSCNNNeuronTanHNode', 'MPSCNNNeuronType', 'MPSCNNNormalizationGammaAndBetaState', 'MPSCNNNormalizationMeanAndVarianceState', 'MPSCNNNormalizationNode', 'MPSCNNPoolingAverageGradientNode', 'MPSCNNPoolingAverageNode', 'MPSCNNPoolingGradientNode', 'MPSCNNPoolingL2NormGradientNode', 'MPSCNNPoolingL2NormNode', 'MPSCNNPoolingMaxGradientNode', 'MPSCNNPoolingMaxNode', 'MPSCNNPoolingNode', 'MPSCNNReductionType', 'MPSCNNSoftMaxGradientNode', 'MPSCNNSoftMaxNode', 'MPSCNNSpatialNormalizationGradientNode', 'MPSCNNSpatialNormalizationNode', 'MPSCNNSubPixelConvolutionDescriptor', 'MPSCNNUpsamplingBilinearGradientNode', 'MPSCNNUpsamplingBilinearNode', 'MPSCNNUpsamplingNearestGradientNode', 'MPSCNNUpsamplingNearestNode', 'MPSCNNWeightsQuantizationType', 'MPSCNNYOLOLossDescriptor', 'MPSCNNYOLOLossNode', 'MPSDataLayout', 'MPSDataType', 'MPSFloatDataTypeBit', 'MPSFloatDataTypeShift', 'MPSImage', 'MPSImageAllocator', 'MPSImageCoordinate', 'MPSImageDescriptor', 'MPSImageEdgeMode', 'MPSImageFeatureChannelFormat', 'MPSKernelOptions', 'MPSNNAdditionGradientNode', 'MPSNNAdditionNode', 'MPSNNArithmeticGradientNode', 'MPSNNArithmeticGradientStateNode', 'MPSNNBilinearScaleNode', 'MPSNNBinaryArithmeticNode', 'MPSNNBinaryGradientStateNode', 'MPSNNComparisonNode', 'MPSNNComparisonType', 'MPSNNConcatenationGradientNode', 'MPSNNConcatenationNode', 'MPSNNConvolutionAccumulatorPrecisionOption', 'MPSNNDefaultPadding', 'MPSNNDivisionNode', 'MPSNNFilterNode', 'MPSNNForwardLossNode', 'MPSNNGradientFilterNode', 'MPSNNGradientState', 'MPSNNGradientStateNode', 'MPSNNGramMatrixCalculationGradientNode', 'MPSNNGramMatrixCalculationNode', 'MPSNNGraph', 'MPSNNImageNode', 'MPSNNInitialGradientNode', 'MPSNNLabelsNode', 'MPSNNLanczosScaleNode', 'MPSNNLossGradientNode', 'MPSNNMultiaryGradientStateNode', 'MPSNNMultiplicationGradientNode', 'MPSNNMultiplicationNode', 'MPSNNNeuronDescriptor', 'MPSNNOptimizer', 'MPSNNOptimizerAdam', 'MPSNNOptimizerDescriptor', 'MPSNNOptimizerRMSProp', 'MPSNNOptimizerStochasticGradientDescent', 'MPSNNPadGradientNode', 'MPSNNPadNode', 'MPSNNPadding', 'MPSNNPaddingMethod', 'MPSNNReductionColumnMaxNode', 'MPSNNReductionColumnMeanNode', 'MPSNNReductionColumnMinNode', 'MPSNNReductionColumnSumNode', 'MPSNNReductionFeatureChannelsArgumentMaxNode', 'MPSNNReductionFeatureChannelsArgumentMinNode', 'MPSNNReductionFeatureChannelsMaxNode', 'MPSNNReductionFeatureChannelsMeanNode', 'MPSNNReductionFeatureChannelsMinNode', 'MPSNNReductionFeatureChannelsSumNode', 'MPSNNReductionRowMaxNode', 'MPSNNReductionRowMeanNode', 'MPSNNReductionRowMinNode', 'MPSNNReductionRowSumNode', 'MPSNNReductionSpatialMeanGradientNode', 'MPSNNReductionSpatialMeanNode', 'MPSNNRegularizationType', 'MPSNNReshapeGradientNode', 'MPSNNReshapeNode', 'MPSNNScaleNode', 'MPSNNStateNode', 'MPSNNSubtractionGradientNode', 'MPSNNSubtractionNode', 'MPSNNTrainingStyle', 'MPSNNUnaryReductionNode', 'MPSPurgeableState', 'MPSRectNoClip', 'MPSScaleTransform', 'MPSState', 'MPSStateResourceType', 'MPSTemporaryImage', 'MPSVector', 'MTLCommandBufferStatus', 'MTLRegion', 'PlanReport', 'PlannedOperation', 'PreflightFinding', 'PreflightReport', 'PreflightRule', 'default_device', 'devices', 'instruction_set', 'load_result_images', 'metal_status', 'num_threads', 'preflight_rules', 'resolve_axis', 'resolve_reverse_axis', 'set_num_threads', 'unchecked_questions']
-__all__: list[str] = ['AffineDataSource', 'Axis', 'BatchNormalizationWeights', 'CommandBuffer', 'CommandQueue', 'ConvolutionWeights', 'Device', 'ExplicitPadding', 'GroupNormalizationWeights', 'InstanceNormalizationWeights', 'MPSAliasingStrategy', 'MPSCNNBatchNormalizationDataSource', 'MPSCNNBatchNormalizationFlags', 'MPSCNNBatchNormalizationGradientNode', 'MPSCNNBatchNormalizationNode', 'MPSCNNBatchNormalizationState', 'MPSCNNBinaryConvolutionFlags', 'MPSCNNBinaryConvolutionNode', 'MPSCNNBinaryConvolutionType', 'MPSCNNBinaryFullyConnectedNode', 'MPSCNNConvolutionDataSource', 'MPSCNNConvolutionDescriptor', 'MPSCNNConvolutionFlags', 'MPSCNNConvolutionGradientNode', 'MPSCNNConvolutionGradientOption', 'MPSCNNConvolutionGradientState', 'MPSCNNConvolutionGradientStateNode', 'MPSCNNConvolutionNode', 'MPSCNNConvolutionTransposeGradientNode', 'MPSCNNConvolutionTransposeGradientStateNode', 'MPSCNNConvolutionTransposeNode', 'MPSCNNConvolutionWeightsAndBiasesState', 'MPSCNNConvolutionWeightsLayout', 'MPSCNNCrossChannelNormalizationGradientNode', 'MPSCNNCrossChannelNormalizationNode', 'MPSCNNDepthWiseConvolutionDescriptor', 'MPSCNNDilatedPoolingMaxGradientNode', 'MPSCNNDilatedPoolingMaxNode', 'MPSCNNDropoutGradientNode', 'MPSCNNDropoutNode', 'MPSCNNFullyConnectedGradientNode', 'MPSCNNFullyConnectedNode', 'MPSCNNGroupNormalizationDataSource', 'MPSCNNGroupNormalizationGradientNode', 'MPSCNNGroupNormalizationGradientState', 'MPSCNNGroupNormalizationNode', 'MPSCNNInstanceNormalizationDataSource', 'MPSCNNInstanceNormalizationGradientNode', 'MPSCNNInstanceNormalizationGradientState', 'MPSCNNInstanceNormalizationNode', 'MPSCNNKernel', 'MPSCNNLocalContrastNormalizationGradientNode', 'MPSCNNLocalContrastNormalizationNode', 'MPSCNNLogSoftMaxGradientNode', 'MPSCNNLogSoftMaxNode', 'MPSCNNLossDescriptor', 'MPSCNNLossLabels', 'MPSCNNLossNode', 'MPSCNNLossType', 'MPSCNNNeuronAbsoluteNode', 'MPSCNNNeuronELUNode', 'MPSCNNNeuronExponentialNode', 'MPSCNNNeuronGeLUNode', 'MPSCNNNeuronGradientNode', 'MPSCNNNeuronHardSigmoidNode', 'MPSCNNNeuronLinearNode', 'MPSCNNNeuronLogarithmNode', 'MPSCNNNeuronNode', 'MPSCNNNeuronPReLUNode', 'MPSCNNNeuronPowerNode', 'MPSCNNNeuronReLUNNode', 'MPSCNNNeuronReLUNode', 'MPSCNNNeuronSigmoidNode', 'MPSCNNNeuronSoftPlusNode', 'MPSCNNNeuronSoftSignNode', 'MPSCNNNeuronTanHNode', 'MPSCNNNeuronType', 'MPSCNNNormalizationGammaAndBetaState', 'MPSCNNNormalizationMeanAndVarianceState', 'MPSCNNNormalizationNode', 'MPSCNNPoolingAverageGradientNode', 'MPSCNNPoolingAverageNode', 'MPSCNNPoolingGradientNode', 'MPSCNNPoolingL2NormGradientNode', 'MPSCNNPoolingL2NormNode', 'MPSCNNPoolingMaxGradientNode', 'MPSCNNPoolingMaxNode', 'MPSCNNPoolingNode', 'MPSCNNReductionType', 'MPSCNNSoftMaxGradientNode', 'MPSCNNSoftMaxNode', 'MPSCNNSpatialNormalizationGradientNode', 'MPSCNNSpatialNormalizationNode', 'MPSCNNSubPixelConvolutionDescriptor', 'MPSCNNUpsamplingBilinearGradientNode', 'MPSCNNUpsamplingBilinearNode', 'MPSCNNUpsamplingNearestGradientNode', 'MPSCNNUpsamplingNearestNode', 'MPSCNNWeightsQuantizationType', 'MPSCNNYOLOLossDescriptor', 'MPSCNNYOLOLossNode', 'MPSDataLayout', 'MPSDataType', 'MPSFloatDataTypeBit', 'MPSFloatDataTypeShift', 'MPSImage', 'MPSImageAllocator', 'MPSImageCoordinate', 'MPSImageDescriptor', 'MPSImageEdgeMode', 'MPSImageFeatureChannelFormat', 'MPSKernelOptions', 'MPSNNAdditionGradientNode', 'MPSNNAdditionNode', 'MPSNNArithmeticGradientNode', 'MPSNNArithmeticGradientStateNode', 'MPSNNBilinearScaleNode', 'MPSNNBinaryArithmeticNode', 'MPSNNBinaryGradientStateNode', 'MPSNNComparisonNode', 'MPSNNComparisonType', 'MPSNNConcatenationGradientNode', 'MPSNNConcatenationNode', 'MPSNNConvolutionAccumulatorPrecisionOption', 'MPSNNDefaultPadding', 'MPSNNDivisionNode', 'MPSNNFilterNode', 'MPSNNForwardLossNode', 'MPSNNGradientFilterNode', 'MPSNNGradientState', 'MPSNNGradientStateNode', 'MPSNNGramMatrixCalculationGradientNode', 'MPSNNGramMatrixCalculationNode', 'MPSNNGraph', 'MPSNNImageNode', 'MPSNNInitialGradientNode', 'MPSNNLabelsNode', 'MPSNNLanczosScaleNode', 'MPSNNLossGradientNode', 'MPSNNMultiaryGradientStateNode', 'MPSNNMultiplicationGradientNode', 'MPSNNMultiplicationNode', 'MPSNNNeuronDescriptor', 'MPSNNOptimizer', 'MPSNNOptimizerAdam', 'MPSNNOptimizerDescriptor', 'MPSNNOptimizerRMSProp', 'MPSNNOptimizerStochasticGradientDescent', 'MPSNNPadGradientNode', 'MPSNNPadNode', 'MPSNNPadding', 'MPSNNPaddingMethod', 'MPSNNReductionColumnMaxNode', 'MPSNNReductionColumnMeanNode', 'MPSNNReductionColumnMinNode', 'MPSNNReductionColumnSumNode', 'MPSNNReductionFeatureChannelsArgumentMaxNode', 'MPSNNReductionFeatureChannelsArgumentMinNode', 'MPSNNReductionFeatureChannelsMaxNode', 'MPSNNReductionFeatureChannelsMeanNode', 'MPSNNReductionFeatureChannelsMinNode', 'MPSNNReductionFeatureChannelsSumNode', 'MPSNNReductionRowMaxNode', 'MPSNNReductionRowMeanNode', 'MPSNNReductionRowMinNode', 'MPSNNReductionRowSumNode', 'MPSNNReductionSpatialMeanGradientNode', 'MPSNNReductionSpatialMeanNode', 'MPSNNRegularizationType', 'MPSNNReshapeGradientNode', 'MPSNNReshapeNode', 'MPSNNScaleNode', 'MPSNNStateNode', 'MPSNNSubtractionGradientNode', 'MPSNNSubtractionNode', 'MPSNNTrainingStyle', 'MPSNNUnaryReductionNode', 'MPSPurgeableState', 'MPSRectNoClip', 'MPSScaleTransform', 'MPSState', 'MPSStateResourceType', 'MPSTemporaryImage', 'MPSVector', 'MTLCommandBufferStatus', 'MTLRegion', 'PlanReport', 'PlannedOperation', 'ProfileReport', 'default_device', 'devices', 'instruction_set', 'load_result_images', 'num_threads', 'resolve_axis', 'resolve_reverse_axis', 'set_num_threads']
+__all__: list[str] = ['AffineDataSource', 'Axis', 'BatchNormalizationWeights', 'CommandBuffer', 'CommandQueue', 'ConvolutionWeights', 'Device', 'ExplicitPadding', 'GroupNormalizationWeights', 'InstanceNormalizationWeights', 'MPSAliasingStrategy', 'MPSCNNBatchNormalizationDataSource', 'MPSCNNBatchNormalizationFlags', 'MPSCNNBatchNormalizationGradientNode', 'MPSCNNBatchNormalizationNode', 'MPSCNNBatchNormalizationState', 'MPSCNNBinaryConvolutionFlags', 'MPSCNNBinaryConvolutionNode', 'MPSCNNBinaryConvolutionType', 'MPSCNNBinaryFullyConnectedNode', 'MPSCNNConvolutionDataSource', 'MPSCNNConvolutionDescriptor', 'MPSCNNConvolutionFlags', 'MPSCNNConvolutionGradientNode', 'MPSCNNConvolutionGradientOption', 'MPSCNNConvolutionGradientState', 'MPSCNNConvolutionGradientStateNode', 'MPSCNNConvolutionNode', 'MPSCNNConvolutionTransposeGradientNode', 'MPSCNNConvolutionTransposeGradientStateNode', 'MPSCNNConvolutionTransposeNode', 'MPSCNNConvolutionWeightsAndBiasesState', 'MPSCNNConvolutionWeightsLayout', 'MPSCNNCrossChannelNormalizationGradientNode', 'MPSCNNCrossChannelNormalizationNode', 'MPSCNNDepthWiseConvolutionDescriptor', 'MPSCNNDilatedPoolingMaxGradientNode', 'MPSCNNDilatedPoolingMaxNode', 'MPSCNNDropoutGradientNode', 'MPSCNNDropoutNode', 'MPSCNNFullyConnectedGradientNode', 'MPSCNNFullyConnectedNode', 'MPSCNNGroupNormalizationDataSource', 'MPSCNNGroupNormalizationGradientNode', 'MPSCNNGroupNormalizationGradientState', 'MPSCNNGroupNormalizationNode', 'MPSCNNInstanceNormalizationDataSource', 'MPSCNNInstanceNormalizationGradientNode', 'MPSCNNInstanceNormalizationGradientState', 'MPSCNNInstanceNormalizationNode', 'MPSCNNKernel', 'MPSCNNLocalContrastNormalizationGradientNode', 'MPSCNNLocalContrastNormalizationNode', 'MPSCNNLogSoftMaxGradientNode', 'MPSCNNLogSoftMaxNode', 'MPSCNNLossDescriptor', 'MPSCNNLossLabels', 'MPSCNNLossNode', 'MPSCNNLossType', 'MPSCNNNeuronAbsoluteNode', 'MPSCNNNeuronELUNode', 'MPSCNNNeuronExponentialNode', 'MPSCNNNeuronGeLUNode', 'MPSCNNNeuronGradientNode', 'MPSCNNNeuronHardSigmoidNode', 'MPSCNNNeuronLinearNode', 'MPSCNNNeuronLogarithmNode', 'MPSCNNNeuronNode', 'MPSCNNNeuronPReLUNode', 'MPSCNNNeuronPowerNode', 'MPSCNNNeuronReLUNNode', 'MPSCNNNeuronReLUNode', 'MPSCNNNeuronSigmoidNode', 'MPSCNNNeuronSoftPlusNode', 'MPSCNNNeuronSoftSignNode', 'MPSCNNNeuronTanHNode', 'MPSCNNNeuronType', 'MPSCNNNormalizationGammaAndBetaState', 'MPSCNNNormalizationMeanAndVarianceState', 'MPSCNNNormalizationNode', 'MPSCNNPoolingAverageGradientNode', 'MPSCNNPoolingAverageNode', 'MPSCNNPoolingGradientNode', 'MPSCNNPoolingL2NormGradientNode', 'MPSCNNPoolingL2NormNode', 'MPSCNNPoolingMaxGradientNode', 'MPSCNNPoolingMaxNode', 'MPSCNNPoolingNode', 'MPSCNNReductionType', 'MPSCNNSoftMaxGradientNode', 'MPSCNNSoftMaxNode', 'MPSCNNSpatialNormalizationGradientNode', 'MPSCNNSpatialNormalizationNode', 'MPSCNNSubPixelConvolutionDescriptor', 'MPSCNNUpsamplingBilinearGradientNode', 'MPSCNNUpsamplingBilinearNode', 'MPSCNNUpsamplingNearestGradientNode', 'MPSCNNUpsamplingNearestNode', 'MPSCNNWeightsQuantizationType', 'MPSCNNYOLOLossDescriptor', 'MPSCNNYOLOLossNode', 'MPSDataLayout', 'MPSDataType', 'MPSFloatDataTypeBit', 'MPSFloatDataTypeShift', 'MPSImage', 'MPSImageAllocator', 'MPSImageCoordinate', 'MPSImageDescriptor', 'MPSImageEdgeMode', 'MPSImageFeatureChannelFormat', 'MPSKernelOptions', 'MPSNNAdditionGradientNode', 'MPSNNAdditionNode', 'MPSNNArithmeticGradientNode', 'MPSNNArithmeticGradientStateNode', 'MPSNNBilinearScaleNode', 'MPSNNBinaryArithmeticNode', 'MPSNNBinaryGradientStateNode', 'MPSNNComparisonNode', 'MPSNNComparisonType', 'MPSNNConcatenationGradientNode', 'MPSNNConcatenationNode', 'MPSNNConvolutionAccumulatorPrecisionOption', 'MPSNNDefaultPadding', 'MPSNNDivisionNode', 'MPSNNFilterNode', 'MPSNNForwardLossNode', 'MPSNNGradientFilterNode', 'MPSNNGradientState', 'MPSNNGradientStateNode', 'MPSNNGramMatrixCalculationGradientNode', 'MPSNNGramMatrixCalculationNode', 'MPSNNGraph', 'MPSNNImageNode', 'MPSNNInitialGradientNode', 'MPSNNLabelsNode', 'MPSNNLanczosScaleNode', 'MPSNNLossGradientNode', 'MPSNNMultiaryGradientStateNode', 'MPSNNMultiplicationGradientNode', 'MPSNNMultiplicationNode', 'MPSNNNeuronDescriptor', 'MPSNNOptimizer', 'MPSNNOptimizerAdam', 'MPSNNOptimizerDescriptor', 'MPSNNOptimizerRMSProp', 'MPSNNOptimizerStochasticGradientDescent', 'MPSNNPadGradientNode', 'MPSNNPadNode', 'MPSNNPadding', 'MPSNNPaddingMethod', 'MPSNNReductionColumnMaxNode', 'MPSNNReductionColumnMeanNode', 'MPSNNReductionColumnMinNode', 'MPSNNReductionColumnSumNode', 'MPSNNReductionFeatureChannelsArgumentMaxNode', 'MPSNNReductionFeatureChannelsArgumentMinNode', 'MPSNNReductionFeatureChannelsMaxNode', 'MPSNNReductionFeatureChannelsMeanNode', 'MPSNNReductionFeatureChannelsMinNode', 'MPSNNReductionFeatureChannelsSumNode', 'MPSNNReductionRowMaxNode', 'MPSNNReductionRowMeanNode', 'MPSNNReductionRowMinNode', 'MPSNNReductionRowSumNode', 'MPSNNReductionSpatialMeanGradientNode', 'MPSNNReductionSpatialMeanNode', 'MPSNNRegularizationType', 'MPSNNReshapeGradientNode', 'MPSNNReshapeNode', 'MPSNNScaleNode', 'MPSNNStateNode', 'MPSNNSubtractionGradientNode', 'MPSNNSubtractionNode', 'MPSNNTrainingStyle', 'MPSNNUnaryReductionNode', 'MPSPurgeableState', 'MPSRectNoClip', 'MPSScaleTransform', 'MPSState', 'MPSStateResourceType', 'MPSTemporaryImage', 'MPSVector', 'MTLCommandBufferStatus', 'MTLRegion', 'PackedConvolutionWeights', 'PlanReport', 'PlannedOperation', 'PreflightFinding', 'PreflightReport', 'PreflightRule', 'ProfileReport', 'default_device', 'devices', 'instruction_set', 'load_result_images', 'metal_availability', 'metal_status', 'num_threads', 'preflight_rules', 'read_safetensors', 'resolve_axis', 'resolve_reverse_axis', 'save_graph', 'set_num_threads', 'unchecked_questions', 'write_safetensors']
 class MPSAliasingStrategy(enum.IntFlag):
     Default = 0
     DontCare = 0
@@ -1194,6 +1194,28 @@ class ConvolutionWeights(MPSCNNConvolutionDataSource):
     def values(self) -> dict:
         """
         The numbers as they are now, read-only views by name: weights (O, kH, kW, I/groups) and, if there are any, biases (O).
+        """
+class PackedConvolutionWeights(MPSCNNConvolutionDataSource):
+    """
+    Weights of few bits, which nobody trains.
+
+    Args:
+        descriptor: sizes and strides.
+        weights: float16, or uint8 with one of the next two, of O x kH x kW x I/groups; or uint32 words of O x kH x kW x ceil(I / 32) bits
+            for a binary convolution.
+        biases: O float32 numbers, or None.
+        ranges: O pairs (lower, upper) that 0 and 255 stand for.
+        lookup_table: 256 numbers.
+        label: names the weights in errors and files.
+
+    Takes copies. Raises WeightError for arrays of another size or type.
+    """
+    def __init__(self, descriptor: MPSCNNConvolutionDescriptor, weights: typing.Any, biases: typing.Any = None, *, ranges: typing.Any = None, lookup_table: typing.Any = None, label: str = '') -> None:
+        ...
+    @property
+    def values(self) -> dict:
+        """
+        The arrays, read-only views by name.
         """
 class BatchNormalizationWeights(MPSCNNBatchNormalizationDataSource):
     """
@@ -3016,9 +3038,13 @@ class MPSNNGraph:
     options: MPSKernelOptions
     output_state_is_temporary: bool
     @staticmethod
-    def load(path: str, device: typing.Any = None, data_sources: typing.Any = [], results_are_needed: collections.abc.Sequence[bool] | None = None) -> MPSNNGraph:
+    def load(path: os.PathLike | str | bytes, device: typing.Any = None, data_sources: typing.Any = []) -> MPSNNGraph:
         """
-        A graph from a file of save(). data_sources are found by their labels. Raises FileError for other files, WeightError for missing data sources.
+        The graph of a file that save() wrote, ready to run and to train on.
+
+        ``data_sources`` take the place of the file's data sources of the same label, numbers included: classes of your own, say. Nothing
+        in a file is executed. Raises FileError, which says what is wrong and where, for a file that is damaged or of another format version or
+        numerics contract, WeightError for a data source that does not fit.
         """
     @typing.overload
     def __init__(self, device: typing.Any, result_image: MPSNNImageNode, result_image_is_needed: bool = True) -> None:
@@ -3068,6 +3094,7 @@ class MPSNNGraph:
         >>> report = graph.preflight("metal", shapes=[(1, 8, 8, 3)])
         >>> report.ok, [finding.rule for finding in report.findings]
         (True, ['dropout-mask'])
+        """
     def profile(self, source_images: typing.Any, source_states: typing.Any = None, runs: typing.SupportsInt | typing.SupportsIndex = 10) -> ProfileReport:
         """
         Runs steps without updating weights and times each operation.
@@ -3086,13 +3113,22 @@ class MPSNNGraph:
         """
         encode, commit and wait: the results are valid on return.
         """
-    def save(self, path: str) -> None:
+    def save(self, path: os.PathLike | str | bytes) -> None:
         """
-        Writes the structure as JSON: nodes and parameters, no weights.
+        Writes the graph with its parameters, optimizers and dropout counter to one safetensors file. No step may be in flight.
+
+        A data source of your own class is saved as the numbers that the graph uses now; it comes back as ConvolutionWeights,
+        PackedConvolutionWeights, BatchNormalizationWeights and so on, without its update methods. Raises GraphError for a padding
+        policy or transform provider of your own, FileError when the file cannot be written.
         """
     def time_operations(self, source_images: typing.Any, source_states: typing.Any, operations: collections.abc.Sequence[typing.SupportsInt | typing.SupportsIndex], runs: typing.SupportsInt | typing.SupportsIndex) -> list[float]:
         """
         Seconds per run that some of profile().operations, by index, take alone. Packed weights are made anew in every run.
+        """
+    @property
+    def data_sources(self) -> list[MPSCNNConvolutionDataSource | MPSCNNBatchNormalizationDataSource | AffineDataSource]:
+        """
+        Data sources in the order of their first use.
         """
     @property
     def debug_description(self) -> str:
@@ -3164,6 +3200,12 @@ class MPSNNGraph:
     @trap_nonfinite.setter
     def trap_nonfinite(self, arg0: bool) -> None:
         ...
+def _load_data_sources(path: os.PathLike | str | bytes) -> tuple[list[MPSCNNConvolutionDataSource | MPSCNNBatchNormalizationDataSource | AffineDataSource], str]:
+    ...
+def _save_data_sources(path: os.PathLike | str | bytes, data_sources: typing.Any, text: str) -> None:
+    ...
+def _write_atomically(path: os.PathLike | str | bytes, content: bytes) -> None:
+    ...
 def default_device() -> Device:
     ...
 def devices() -> list[Device]:
@@ -3174,9 +3216,13 @@ def instruction_set() -> str:
     """
     Instruction set of the CPU engine's kernels, e.g. 'avx2'.
     """
-def load_result_images(path: str, data_sources: typing.Any = []) -> list[MPSNNImageNode]:
+def load_result_images(path: os.PathLike | str | bytes, data_sources: typing.Any = []) -> list[MPSNNImageNode]:
     """
-    The result image nodes of a saved graph, to build on.
+    The result image nodes of a saved graph, to build on; see MPSNNGraph.load().
+    """
+def metal_availability() -> str:
+    """
+    Why the default device is what it is: one sentence about Metal on this machine.
     """
 def metal_status(class_name: str) -> tuple:
     """
@@ -3196,6 +3242,10 @@ def preflight_rules() -> list[PreflightRule]:
     """
     Every rule of preflight("metal"), in the order of docs/preflight.md.
     """
+def read_safetensors(path: os.PathLike | str | bytes) -> tuple[dict, dict[str, str]]:
+    """
+    Arrays and texts of a safetensors file, by name. Raises FileError, which says what is wrong and where.
+    """
 def resolve_axis(padding_method: MPSNNPaddingMethod, input: typing.SupportsInt | typing.SupportsIndex, kernel: typing.SupportsInt | typing.SupportsIndex, stride: typing.SupportsInt | typing.SupportsIndex = 1, dilation: typing.SupportsInt | typing.SupportsIndex = 1, direction: str = 'x') -> Axis:
     """
     The axis of a forward filter under a padding method (MPS_SEMANTICS 6.3).
@@ -3204,11 +3254,23 @@ def resolve_reverse_axis(padding_method: MPSNNPaddingMethod, source: typing.Supp
     """
     The axis of a transposed filter, written as the forward axis that it undoes (MPS_SEMANTICS 6.5).
     """
+@typing.overload
+def save_graph(path: os.PathLike | str | bytes, result_image: MPSNNImageNode) -> None:
+    ...
+@typing.overload
+def save_graph(path: os.PathLike | str | bytes, result_images: collections.abc.Sequence[MPSNNImageNode]) -> None:
+    """
+    Writes the graph of these result images, as MPSNNGraph.save() does.
+    """
 def set_num_threads(count: typing.SupportsInt | typing.SupportsIndex) -> None:
     ...
 def unchecked_questions() -> list[tuple[str, str]]:
     """
     Open questions of MPS_SEMANTICS that no rule looks for, each with its reason.
+    """
+def write_safetensors(path: os.PathLike | str | bytes, tensors: dict, metadata: collections.abc.Mapping[str, str] = {}) -> None:
+    """
+    Writes arrays and texts to a safetensors file, which takes its place whole or not at all.
     """
 MPSRectNoClip: MTLRegion
 MPSCNNGroupNormalizationGradientState = MPSCNNInstanceNormalizationGradientState
