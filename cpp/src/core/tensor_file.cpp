@@ -213,7 +213,7 @@ void write_tensor_file(const std::string& path, const TensorFile& file) {
 void write_atomically(const std::string& path, std::span<const std::byte> content) {
   static std::atomic<unsigned> count{0};  // two threads may write the same path: one of the two files wins, whole
   const std::filesystem::path target(path);
-  const auto number = std::to_string(std::filesystem::file_time_type::clock::now().time_since_epoch().count()) + "." + std::to_string(count++);
+  const auto number = std::to_string(static_cast<long long>(std::filesystem::file_time_type::clock::now().time_since_epoch().count())) + "." + std::to_string(count++);
   const std::filesystem::path temporary = target.parent_path() / ("." + target.filename().string() + "." + number + ".tmp");
   std::ofstream file(temporary, std::ios::binary | std::ios::trunc);
   file.write(reinterpret_cast<const char*>(content.data()), static_cast<std::streamsize>(content.size()));
