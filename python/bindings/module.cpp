@@ -21,6 +21,7 @@ void translate(std::exception_ptr pointer) {
   } catch (const DeviceError& e) { raise_as("DeviceError", e);
   } catch (const FileError& e) { raise_as("FileError", e);
   } catch (const Error& e) { raise_as("Error", e);
+  } catch (const py::cast_error& e) { PyErr_SetString(PyExc_TypeError, e.what());  // a callback's result, or a text that is no UTF-8
   }
 }
 

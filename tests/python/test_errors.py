@@ -591,6 +591,49 @@ def test_a_command_buffer_runs_once_and_only_after_commit():
     assert graph.encode_count == 0
 
 
+def test_sizes_that_no_image_can_have_are_refused_by_name():
+    pool = mpsnn.MPSCNNPoolingMaxNode(MPSNNImageNode(), 2**30, 2**30, 1, 1)
+    caught(mpsnn.ShapeError, lambda: run(pool, (1, 4, 4, 1)), "a kernel size is out of range", label="culprit")
+    up = mpsnn.MPSCNNUpsamplingNearestNode(MPSNNImageNode(), 2**30, 2**30)
+    caught(mpsnn.ShapeError, lambda: run(up, (1, 4, 4, 1)), "an enlarged size is out of range", label="culprit")
+    pad = mpsnn.MPSNNPadNode(
+        MPSNNImageNode(),
+        mpsnn.MPSImageCoordinate(2**31 - 1, 0, 0),
+        mpsnn.MPSImageCoordinate(2**31 - 1, 0, 0),
+        mpsnn.MPSImageEdgeMode.Zero,
+    )
+    caught(mpsnn.ShapeError, lambda: run(pad, (1, 4, 4, 1)), "a padded size is out of range", label="culprit")
+    node = mpsnn.MPSNNReshapeNode(MPSNNImageNode(), 2**22, 2**22, 2**20)
+    caught(mpsnn.ShapeError, lambda: run(node, (1, 4, 4, 1)), "keeps the number of elements", label="culprit")
+    descriptor = Descriptor(2**15, 2**15, 2**20, 2**20)
+    caught(mpsnn.OptionError, lambda: mpsnn.ConvolutionWeights(descriptor), "too many weights")
+    sub_pixel = mpsnn.MPSCNNSubPixelConvolutionDescriptor(1, 1, 1, 4)
+    sub_pixel.sub_pixel_scale_factor = 2**16
+    caught(mpsnn.OptionError, lambda: mpsnn.ConvolutionWeights(sub_pixel), "squared sub-pixel scale factor")
+
+
+def test_an_empty_range_of_values_is_refused():
+    node = mpsnn.MPSNNAdditionNode(MPSNNImageNode(), MPSNNImageNode())
+    node.minimum_value, node.maximum_value = 2, 0.5
+    shapes = (1, 2, 2, 1), (1, 2, 2, 1)
+    caught(mpsnn.OptionError, lambda: run(node, *shapes), "minimum_value must not be above", label="culprit")
+
+
+def test_what_is_no_device_and_no_callback_is_refused():
+    caught(mpsnn.DeviceError, lambda: mpsnn.CommandQueue(7), "no device", "int")
+    with pytest.raises(TypeError):
+        mpsnn.CommandQueue("\udc80")
+    node = mpsnn.MPSNNGramMatrixCalculationNode(MPSNNImageNode())
+    with pytest.raises(mpsnn.OptionError, match="alpha_for_source_image"):
+        node.property_call_back = 7
+
+
+def test_a_detector_loss_with_a_huge_number_of_anchors_is_refused():
+    types = mpsnn.MPSCNNLossType.Huber
+    about = mpsnn.MPSCNNYOLOLossDescriptor(types, types, types, types, mpsnn.MPSCNNReductionType.Sum, [1.0] * 5, 2**31 - 1)
+    caught(mpsnn.OptionError, lambda: mpsnn.MPSCNNYOLOLossNode(MPSNNImageNode(), about), "4294967294 numbers")
+
+
 # --- nothing is left behind ---------------------------------------------------------------------------------------
 
 

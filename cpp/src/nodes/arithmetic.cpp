@@ -61,6 +61,13 @@ void require_stride(const NNFilterNode& node, const PlanBuilder& plan, int strid
                     {node.class_name(), plan.name(node), "0 or 1", std::to_string(stride), "0 repeats index 0 along that dimension"});
 }
 
+/// A clamp to a range that is empty has no meaning: engines would differ.
+void require_limits(const NNFilterNode& node, const PlanBuilder& plan, float minimum, float maximum) {
+  if (minimum <= maximum) return;
+  throw OptionError(plan.name(node) + ": minimum_value must not be above maximum_value.",
+                    {node.class_name(), plan.name(node), "at most " + std::to_string(maximum), std::to_string(minimum), "exchange the two"});
+}
+
 }  // namespace
 
 NNBinaryArithmeticNode::NNBinaryArithmeticNode(std::vector<ImageNodePtr> sources, ArithmeticKind kind, const char* class_name)
@@ -76,6 +83,7 @@ void NNBinaryArithmeticNode::lower(PlanBuilder& plan) const {
   const ValueId left = plan.image(*this, 0), right = plan.image(*this, 1);
   ArithmeticOp op = operation(kind_, *this);
   op.comparison_type = relation();
+  require_limits(*this, plan, minimum_value, maximum_value);
   for (const auto& source : {op.primary, op.secondary})
     for (int stride : {source.stride_x, source.stride_y, source.stride_channels}) require_stride(*this, plan, stride);
   const Shape a = plan.shape(left), b = plan.shape(right);
@@ -118,6 +126,7 @@ void NNArithmeticGradientNode::copy_properties(const NNBinaryArithmeticNode& for
 }
 
 void NNArithmeticGradientNode::lower(PlanBuilder& plan) const {
+  require_limits(*this, plan, minimum_value, maximum_value);
   const Step step = plan.forward_step(forward_filter());
   const auto& forward = std::get<ArithmeticOp>(step.operation);
   const ValueId gradient = plan.image(*this, 0);
