@@ -634,6 +634,21 @@ def test_a_detector_loss_with_a_huge_number_of_anchors_is_refused():
     caught(mpsnn.OptionError, lambda: mpsnn.MPSCNNYOLOLossNode(MPSNNImageNode(), about), "4294967294 numbers")
 
 
+@pytest.mark.parametrize("style", ["UpdateDeviceGPU", "UpdateDeviceNone"])
+def test_a_convolution_gradient_with_weights_of_another_size_is_refused(style):
+    """It wrote behind the end of the gradients."""
+    for forward_class, name in (
+        (MPSCNNConvolutionNode, "MPSCNNConvolutionGradientNode"),
+        (mpsnn.MPSCNNConvolutionTransposeNode, "MPSCNNConvolutionTransposeGradientNode"),
+    ):
+        state = [None] if forward_class is not MPSCNNConvolutionNode else []
+        forward = forward_class(MPSNNImageNode(), *state, weights(2, 4, label="forward"))
+        for other in (weights(2, 2, label="small"), weights(2, 4, label="groups", groups=2), weights(2, 4, kernel=5)):
+            node = getattr(mpsnn, name)(forward.result_image, forward.sources[0], forward.result_state, other)
+            node.training_style = mpsnn.MPSNNTrainingStyle[style]
+            caught(mpsnn.ShapeError, lambda node=node: run(node, (1, 6, 6, 2)), "differ in size", label="culprit")
+
+
 # --- nothing is left behind ---------------------------------------------------------------------------------------
 
 

@@ -44,6 +44,15 @@ void lower_forward(const NNFilterNode& node, PlanBuilder& plan, ValueId source, 
                   {source, plan.convolution_weights(weights), plan.convolution_biases(weights)}, result);
 }
 
+/// A gradient node may name a data source of its own. The forward node's window and channels walk over it: sizes must agree.
+void require_forward_sizes(const NNFilterNode& node, PlanBuilder& plan, const ConvolutionDataSourcePtr& weights, const CNNConvolutionNode& forward) {
+  const CNNConvolutionDescriptor &own = plan.convolution_descriptor(weights), &other = plan.convolution_descriptor(forward.weights());
+  if (own.weight_shape_text() == other.weight_shape_text() && own.groups == other.groups && own.kind == other.kind) return;
+  auto text = [](const CNNConvolutionDescriptor& d) { return "weights " + d.weight_shape_text() + " in " + std::to_string(d.effective_groups()) + " group(s)"; };
+  throw ShapeError(plan.name(node) + ": its weights differ in size from those of the forward node \"" + plan.name(forward) + "\".",
+                   {node.class_name(), plan.name(node), text(other), text(own), "leave weights out: the forward node's are taken"});
+}
+
 }  // namespace
 
 CNNConvolutionNode::CNNConvolutionNode(ImageNodePtr source, ConvolutionDataSourcePtr weights)
@@ -106,6 +115,7 @@ void CNNConvolutionGradientNode::lower(PlanBuilder& plan) const {
   if (!std::holds_alternative<ConvolutionOp>(step.operation))
     fail<GraphError>("the gradient state must come from a convolution.", "MPSCNNConvolutionNode", forward.class_name(),
                      "a transposed convolution has a gradient class of its own");
+  require_forward_sizes(*this, plan, weights_, forward);
   const auto& operation = std::get<ConvolutionOp>(step.operation);
   const ValueId gradient = plan.image(*this, 0), source = plan.image(*this, 1);
   plan.require_gradient_shape(*this, gradient, plan.shape(step.outputs[0]));
@@ -193,6 +203,7 @@ CNNConvolutionTransposeGradientNode::CNNConvolutionTransposeGradientNode(
 void CNNConvolutionTransposeGradientNode::lower(PlanBuilder& plan) const {
   const auto& forward = dynamic_cast<const CNNConvolutionNode&>(forward_filter());
   const Step& step = plan.forward_step(forward);
+  require_forward_sizes(*this, plan, weights(), forward);
   const auto& operation = std::get<ConvolutionTransposeOp>(step.operation);
   const ValueId gradient = plan.image(*this, 0), source = plan.image(*this, 1);
   plan.require_gradient_shape(*this, gradient, plan.shape(step.outputs[0]));
