@@ -155,24 +155,31 @@ std::vector<py::ssize_t> weight_shape(const CNNConvolutionDescriptor& d) {
   return {d.output_feature_channels, d.kernel_height, d.kernel_width, d.input_channels_per_group()};
 }
 
-/// A dense copy of an array of numbers, of its own type or of `type`; what the type is.
-std::pair<WeightArray, DataType> packed_array(const py::object& given, const char* type = nullptr) {
-  if (given.is_none()) return {};
-  const py::module_ numpy = py::module_::import("numpy");
-  const auto array = numpy.attr("array")(given, type ? py::object(py::str(type)) : py::none(), "order"_a = "C").cast<py::array>();
-  const std::string name = py::str(array.dtype()).cast<std::string>();
-  const DataType data_type = name == "float16" ? DataType::Float16 : name == "uint8" ? DataType::UInt8 : name == "uint32" ? DataType::UInt32 : DataType::Invalid;
-  if (!type && data_type == DataType::Invalid)
+/// A copy of an array of packed weights, and their type.
+std::pair<WeightArray, DataType> packed_array(const py::object& given) {
+  py::array array = py::array::ensure(given, py::array::c_style);
+  PyErr_Clear();
+  const std::string name = array ? py::str(array.dtype()).cast<std::string>() : py::str(py::type::of(given)).cast<std::string>();
+  const DataType type = name == "float16" ? DataType::Float16 : name == "uint8" ? DataType::UInt8 : name == "uint32" ? DataType::UInt32 : DataType::Invalid;
+  if (type == DataType::Invalid)
     throw WeightError("packed weights are of another type.", {.node = "PackedConvolutionWeights", .expected = "float16, uint8 or uint32", .actual = name,
                                                               .hint = "ConvolutionWeights holds float32 numbers"});
-  return {{array.data(), static_cast<std::size_t>(array.size()), keep_object(array)}, data_type};
+  array = array.attr("copy")();
+  return {{array.data(), static_cast<std::size_t>(array.size()), keep_object(array)}, type};
+}
+
+/// A copy of an array of numbers as floats; None is none.
+WeightArray float_array(const py::object& given, const char* what) {
+  if (given.is_none()) return {};
+  const Buffer numbers = view_of(given, what).buffer, floats(numbers.count(), ElementType::float32);
+  floats.copy_from(numbers);
+  return {floats.data(), floats.count(), floats.owner()};
 }
 
 std::shared_ptr<PackedConvolutionWeights> make_packed(const CNNConvolutionDescriptor& descriptor, const py::object& weights, const py::object& biases,
                                                       const py::object& ranges, const py::object& lookup_table, const std::string& label) {
   const auto [words, type] = packed_array(weights);
-  PackedConvolutionWeights::Arrays arrays{words, packed_array(biases, "float32").first, packed_array(ranges, "float32").first,
-                                          packed_array(lookup_table, "float32").first};
+  PackedConvolutionWeights::Arrays arrays{words, float_array(biases, "biases"), float_array(ranges, "ranges"), float_array(lookup_table, "lookup_table")};
   return std::make_shared<PackedConvolutionWeights>(descriptor, type, std::move(arrays), label);
 }
 

@@ -147,7 +147,8 @@ void mutate_json(Bytes& text, Random& random) {
 }
 
 Bytes mutated(Random& random) {
-  Bytes bytes = random.of(seeds());
+  const std::size_t chosen_seed = random.below(seeds().size());
+  Bytes bytes = seeds()[chosen_seed];
   std::uint64_t header = 0;
   std::memcpy(&header, bytes.data(), 8);
   switch (random.below(8)) {
@@ -164,7 +165,12 @@ Bytes mutated(Random& random) {
     default: break;
   }
   // What the file says of the graph; arrays are dropped, doubled or renamed now and then.
-  TensorFile file = parse_tensor_file(std::as_bytes(std::span(bytes)), "seed");
+  static const std::vector<TensorFile> kFiles = [] {
+    std::vector<TensorFile> files;
+    for (const Bytes& seed : seeds()) files.push_back(parse_tensor_file(std::as_bytes(std::span(seed)), "seed"));
+    return files;
+  }();
+  TensorFile file = kFiles[chosen_seed];
   mutate_json(file.metadata.at("mpsnn"), random);
   if (random.one_in(8) && !file.tensors.empty()) {
     auto chosen = std::next(file.tensors.begin(), static_cast<std::ptrdiff_t>(random.below(file.tensors.size())));
