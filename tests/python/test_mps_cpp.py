@@ -1,8 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """mps-cpp says what Apple's API facts say: every message, constant and struct, as the C++ compiler understood it."""
 
+import os
 import re
 import subprocess
+from concurrent.futures import ThreadPoolExecutor
 
 import mps_judge as judge
 import pytest
@@ -54,6 +56,22 @@ def test_a_stale_or_foreign_header_is_found(tmp_path):
     assert result.returncode == 1
     assert "MPSNNGraph.hpp" in result.stderr
     assert "MPSExtra.hpp" in result.stderr
+
+
+def test_each_header_compiles_alone():
+    need_linux_compiler()
+    headers = sorted((ROOT / "cpp" / "mps-cpp" / "MetalPerformanceShaders").glob("*.hpp"))
+    assert headers
+
+    def compile_alone(header):
+        text = f"#include <MetalPerformanceShaders/{header.name}>\n"
+        command = clang("-fsyntax-only", "-x", "c++", "-")
+        result = subprocess.run(command, input=text, capture_output=True, text=True, check=False)
+        return f"{header.name}\n{result.stderr}" if result.returncode else None
+
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        problems = [problem for problem in pool.map(compile_alone, headers) if problem]
+    assert not problems, "\n".join(problems)
 
 
 def test_every_message_is_declared_so_by_the_facts(listed):

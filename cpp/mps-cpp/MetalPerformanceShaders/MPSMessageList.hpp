@@ -3,6 +3,9 @@
 // C++ types. A type without a code does not link.
 #pragma once
 
+#include <Foundation/Foundation.hpp>
+#include <Metal/Metal.hpp>
+
 #include <string>
 #include <string_view>
 #include <vector>
