@@ -245,3 +245,20 @@ TEST(a_queue_finishes_what_was_committed_when_it_goes) {
   }
   CHECK_EQ(done, 20);
 }
+
+TEST(a_step_into_given_results_uses_their_images_again_even_as_its_source) {
+  auto image = std::make_shared<NNImageNode>(make_handle("image"));
+  NNGraph graph(default_device(), std::make_shared<CNNNeuronLinearNode>(image, 2.0f, 1.0f)->result_image());
+  auto source = std::make_shared<Image>(Shape{1, 1, 1, 4});
+  source->floats()[3] = 5;
+  EncodedResults results;
+  graph.run({source}, {}, results);
+  CHECK_EQ(results.result_images.front()->floats()[3], 11.0f);
+  const Image* first = results.result_images.front().get();
+  source->floats()[3] = 6;
+  graph.run({source}, {}, results);
+  CHECK(results.result_images.front().get() == first);
+  CHECK_EQ(first->floats()[3], 13.0f);
+  graph.run(results.result_images, {}, results);
+  CHECK_EQ(results.result_images.front()->floats()[3], 27.0f);
+}

@@ -630,7 +630,9 @@ def test_what_is_no_device_and_no_callback_is_refused():
 
 def test_a_detector_loss_with_a_huge_number_of_anchors_is_refused():
     types = mpsnn.MPSCNNLossType.Huber
-    about = mpsnn.MPSCNNYOLOLossDescriptor(types, types, types, types, mpsnn.MPSCNNReductionType.Sum, [1.0] * 5, 2**31 - 1)
+    about = mpsnn.MPSCNNYOLOLossDescriptor(
+        types, types, types, types, mpsnn.MPSCNNReductionType.Sum, [1.0] * 5, 2**31 - 1
+    )
     caught(mpsnn.OptionError, lambda: mpsnn.MPSCNNYOLOLossNode(MPSNNImageNode(), about), "4294967294 numbers")
 
 

@@ -100,6 +100,9 @@ class MPSNN_API NNGraph {
                               const std::vector<StateBatch>& source_states = {});
   /// encode, commit and wait, on the calling thread.
   EncodedResults run(const std::vector<ImagePtr>& source_images, const std::vector<StatePtr>& source_states = {});
+  /// The same into `results`, whose lists and images are used again. With data sources of this library only, and no exported states, a
+  /// step like the one before allocates nothing.
+  void run(const std::vector<ImagePtr>& source_images, const std::vector<StatePtr>& source_states, EncodedResults& results);
   /// Encodes on a queue of the graph's own and returns at once; the handler gets the results, or the error.
   using CompletionHandler = std::function<void(const EncodedResults& results, std::exception_ptr error)>;
   CommandBufferPtr execute_async(const std::vector<ImagePtr>& source_images, CompletionHandler handler);
@@ -146,6 +149,7 @@ class MPSNN_API NNGraph {
   /// `is_alone`: the command buffer holds this step only.
   EncodedResults encode_step(CommandBuffer& command_buffer, const std::vector<ImagePtr>& source_images, const std::vector<StatePtr>& source_states,
                              bool is_alone);
+  void run_on_command_buffer(const std::vector<ImagePtr>& source_images, const std::vector<StatePtr>& source_states, EncodedResults& results);
   std::shared_ptr<Impl> impl_;  // shared with recorded work, which may outlive the graph
 };
 

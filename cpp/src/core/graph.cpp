@@ -168,8 +168,10 @@ std::shared_ptr<CNNConvolutionWeightsAndBiasesState> NNGraph::export_weights(con
 
 // --- planning ----------------------------------------------------------------------------------------------------
 
-SourceShapes NNGraph::Impl::shapes_of(const std::vector<ImagePtr>& images, const std::vector<StatePtr>& states) const {
-  SourceShapes shapes;
+const SourceShapes& NNGraph::Impl::shapes_of(const std::vector<ImagePtr>& images, const std::vector<StatePtr>& states) {
+  SourceShapes& shapes = asked;
+  shapes.images.clear();
+  shapes.states.clear();
   for (const ImagePtr& image : images) {
     if (!image) throw OptionError("MPSNNGraph: a source image is missing.", {.node = "MPSNNGraph", .expected = "an MPSImage", .actual = "none"});
     shapes.images.push_back(image->shape());
@@ -239,6 +241,7 @@ CachedPlan& NNGraph::Impl::plan_for(const NNGraph& graph, const SourceShapes& sh
   cached->trained_source_shapes = std::move(trained_source_shapes);
   cached->executable = engine->make_executable(graph, std::move(plan), cached->returned);
   cached->pool.resize(cached->returned.size());
+  if (exported_states.empty()) cached->updates = parameters->own_updates(cached->trained_source_shapes);
   plans.push_back(std::move(cached));
   return *plans.back();
 }
@@ -258,14 +261,19 @@ ImagePtr NNGraph::Impl::take_image(CachedPlan& plan, std::size_t index) {
   return image;
 }
 
-std::vector<ImagePtr> NNGraph::Impl::take_images(CachedPlan& plan) {
-  std::vector<ImagePtr> images;
+void NNGraph::Impl::take_images(CachedPlan& plan, std::vector<ImagePtr>& taken) {
+  taken.clear();
   for (std::size_t i = 0; i < plan.returned.size(); ++i) {
     // An image that is both result and export has one place: that of its first mention.
     const std::size_t slot = plan.executable->plan().values[plan.returned[i]].slot;
-    images.push_back(slot < i ? images[slot] : take_image(plan, i));
+    taken.push_back(slot < i ? taken[slot] : take_image(plan, i));
   }
-  return images;
+}
+
+void NNGraph::Impl::deliver(const std::vector<ImagePtr>& returned, EncodedResults& results) const {
+  std::size_t next = 0;
+  for (const bool is_needed : results_are_needed) results.result_images.push_back(is_needed ? returned[next++] : nullptr);
+  results.intermediate_images.assign(returned.begin() + next, returned.end());
 }
 
 void NNGraph::Impl::fail_nonfinite(CachedPlan& plan, const Bindings& bindings) {
@@ -298,16 +306,18 @@ void NNGraph::Impl::fail_nonfinite(CachedPlan& plan, const Bindings& bindings) {
                     {node, label, "finite numbers", "NaN or Inf at " + element, "check the input and the labels, or lower the learning rate"});
 }
 
-Bindings NNGraph::Impl::bind(const std::vector<ImagePtr>& images, const std::vector<StatePtr>& states, const std::vector<ImagePtr>& returned,
-                             std::uint64_t count, std::vector<Buffer>& converted) const {
+const Bindings& NNGraph::Impl::bind(CachedPlan& plan, const std::vector<ImagePtr>& images, const std::vector<StatePtr>& states,
+                                    const std::vector<ImagePtr>& returned, std::uint64_t count) const {
   const ElementType type = device->element_type();
-  Bindings bindings;
-  for (const ImagePtr& image : images) bindings.source_images.push_back(in_type(*image, type, converted));
+  Bindings& bindings = plan.bindings;
+  for (auto* list : {&bindings.source_images, &bindings.labels, &bindings.label_weights, &bindings.losses, &bindings.results}) list->clear();
+  plan.converted.clear();
+  for (const ImagePtr& image : images) bindings.source_images.push_back(in_type(*image, type, plan.converted));
   for (const StatePtr& state : states) {
     const auto& labels = static_cast<const CNNLossLabels&>(*state);
-    bindings.labels.push_back(in_type(*labels.labels_image(), type, converted));
-    bindings.label_weights.push_back(labels.weights_image() ? in_type(*labels.weights_image(), type, converted) : nullptr);
-    bindings.losses.push_back(in_type(*labels.loss_image(), type, converted));
+    bindings.labels.push_back(in_type(*labels.labels_image(), type, plan.converted));
+    bindings.label_weights.push_back(labels.weights_image() ? in_type(*labels.weights_image(), type, plan.converted) : nullptr);
+    bindings.losses.push_back(in_type(*labels.loss_image(), type, plan.converted));
   }
   for (const ImagePtr& image : returned) bindings.results.push_back(image->buffer().data());
   bindings.parameters = parameters->parameters().data();
@@ -321,8 +331,7 @@ void NNGraph::Impl::run_step(bool traps_nonfinite, CachedPlan& plan, const std::
                              const std::vector<ImagePtr>& returned, std::uint64_t count) {
   std::lock_guard lock(running);
   const ElementType type = device->element_type();
-  std::vector<Buffer> converted;
-  const Bindings bindings = bind(images, states, returned, count, converted);
+  const Bindings& bindings = bind(plan, images, states, returned, count);
   plan.executable->run(bindings);
   for (std::size_t i = 0; i < states.size(); ++i) {
     const Image& loss = *static_cast<const CNNLossLabels&>(*states[i]).loss_image();
@@ -379,11 +388,9 @@ EncodedResults NNGraph::encode_step(CommandBuffer& command_buffer, const std::ve
   {
     std::lock_guard lock(impl_->planning);
     plan = &impl_->plan_for(*this, impl_->shapes_of(source_images, source_states), true);
-    returned = impl_->take_images(*plan);
+    impl_->take_images(*plan, returned);
   }
-  std::size_t next = 0;
-  for (const bool is_needed : impl_->results_are_needed) results.result_images.push_back(is_needed ? returned[next++] : nullptr);
-  results.intermediate_images.assign(returned.begin() + next, returned.end());
+  impl_->deliver(returned, results);
 
   const CommandBuffer::Mark mark = command_buffer.mark();
   try {
@@ -413,15 +420,51 @@ EncodedResults NNGraph::encode_step(CommandBuffer& command_buffer, const std::ve
 }
 
 EncodedResults NNGraph::run(const std::vector<ImagePtr>& source_images, const std::vector<StatePtr>& source_states) {
-  const auto command_buffer = std::make_shared<CommandBuffer>();  // shared: data sources see it and may keep it
+  EncodedResults results;
+  run(source_images, source_states, results);
+  return results;
+}
+
+void NNGraph::run(const std::vector<ImagePtr>& source_images, const std::vector<StatePtr>& source_states, EncodedResults& results) {
+  // What the step before made may be what this one reads.
+  if (&source_images == &results.result_images || &source_images == &results.intermediate_images || &source_states == &results.destination_states)
+    return run(std::vector(source_images), std::vector(source_states), results);
+  results.result_images.clear();  // its images are free again, for this step to write
+  results.intermediate_images.clear();
+  results.destination_states.clear();
+  CachedPlan* plan;
+  {
+    std::lock_guard lock(impl_->planning);
+    plan = &impl_->plan_for(*this, impl_->shapes_of(source_images, source_states), true);
+    if (plan->updates) impl_->take_images(*plan, plan->taken);
+  }
+  if (!plan->updates) return run_on_command_buffer(source_images, source_states, results);
+  // Whoever could fail in an update fails here, before anything has changed.
+  impl_->parameters->prepare_own_sources({NNTrainingStyle::UpdateDeviceGPU, NNTrainingStyle::UpdateDeviceCPU});
+  impl_->deliver(plan->taken, results);
+  try {
+    impl_->run_step(trap_nonfinite, *plan, source_images, source_states, plan->taken, impl_->encode_count);
+  } catch (...) {
+    plan->taken.clear();
+    results = {};
+    throw;
+  }
+  plan->taken.clear();
+  impl_->parameters->run_own_updates(*plan->updates);
+  ++impl_->encode_count;
+}
+
+/// For data sources of an application's own, which see the command buffer and may keep it.
+void NNGraph::run_on_command_buffer(const std::vector<ImagePtr>& source_images, const std::vector<StatePtr>& source_states, EncodedResults& results) {
+  const auto command_buffer = std::make_shared<CommandBuffer>();
   const std::uint64_t count = impl_->encode_count;
   try {
-    EncodedResults results = encode_step(*command_buffer, source_images, source_states, true);
+    results = encode_step(*command_buffer, source_images, source_states, true);
     command_buffer->commit();
     command_buffer->wait_until_completed();
-    return results;
   } catch (...) {
     impl_->encode_count = count;  // a step that failed never was: the next one draws its dropout masks
+    results = {};
     throw;
   }
 }

@@ -76,10 +76,10 @@ std::string ProfileReport::text() const {
 ProfileReport NNGraph::profile(const std::vector<ImagePtr>& source_images, const std::vector<StatePtr>& source_states, std::size_t runs) {
   std::lock_guard planning(impl_->planning);
   CachedPlan& plan = impl_->plan_for(*this, impl_->shapes_of(source_images, source_states), true);
-  const std::vector<ImagePtr> returned = impl_->take_images(plan);
+  std::vector<ImagePtr> returned;
+  impl_->take_images(plan, returned);
   std::lock_guard running(impl_->running);
-  std::vector<Buffer> converted;
-  const Bindings bindings = impl_->bind(source_images, source_states, returned, impl_->encode_count, converted);
+  const Bindings& bindings = impl_->bind(plan, source_images, source_states, returned, impl_->encode_count);
   ProfileReport report{planned_operations(*this, *plan.executable), {}};
   const std::size_t steps = report.operations.size();
   runs = std::max<std::size_t>(1, runs);
@@ -104,10 +104,10 @@ std::vector<double> NNGraph::time_operations(const std::vector<ImagePtr>& source
     throw OptionError("MPSNNGraph: there is no operation " + std::to_string(operations.back()) + ".",
                       {.node = "MPSNNGraph", .expected = "an index below " + std::to_string(count), .actual = std::to_string(operations.back()),
                        .hint = "indices into profile().operations"});
-  const std::vector<ImagePtr> returned = impl_->take_images(plan);
+  std::vector<ImagePtr> returned;
+  impl_->take_images(plan, returned);
   std::lock_guard running(impl_->running);
-  std::vector<Buffer> converted;
-  const Bindings bindings = impl_->bind(source_images, source_states, returned, impl_->encode_count, converted);
+  const Bindings& bindings = impl_->bind(plan, source_images, source_states, returned, impl_->encode_count);
   impl_->parameters->mark_changed(runs);
   return plan.executable->time_steps(bindings, operations, runs);
 }

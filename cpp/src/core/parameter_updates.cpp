@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 #include <algorithm>
+#include <typeinfo>
 
 #include "core/parameters.hpp"
 #include "mpsnn/weights.hpp"
@@ -123,14 +124,14 @@ void ParameterStore::run_updates(const std::vector<Shape>& source_shapes, const 
   });
   // Our own sources fail here, before anything has changed, or not at all: no copies of weights and histories, which would cost more
   // than the updates themselves.
-  prepare_own_sources();
+  prepare_own_sources({NNTrainingStyle::UpdateDeviceCPU});
   if (!undo && has_application_source) undo = remember();
   try {
     Changed changed;
     for (const bool is_own : {false, true}) {
       for (std::size_t i = 0; i < trained_.size(); ++i) {
         if (trained_[i].style != NNTrainingStyle::UpdateDeviceCPU || (own_source(trained_[i]) != nullptr) != is_own) continue;
-        if (is_own) update_own_source(trained_[i], source_shapes[i], gradients);
+        if (is_own) run(own_update(trained_[i], source_shapes[i], gradients));
         else update_application_source(trained_[i], source_shapes[i], gradients, changed);
       }
       // Our own sources follow when nothing of the application can fail any more.
@@ -143,9 +144,10 @@ void ParameterStore::run_updates(const std::vector<Shape>& source_shapes, const 
   ++version_;
 }
 
-void ParameterStore::prepare_own_sources() {
+void ParameterStore::prepare_own_sources(std::initializer_list<NNTrainingStyle> styles) {
   for (const TrainedParameters& trained : trained_) {
-    TrainedDataSource* own = trained.style == NNTrainingStyle::UpdateDeviceCPU ? own_source(trained) : nullptr;
+    const bool is_asked = !trained.is_updated_by_engine && std::find(styles.begin(), styles.end(), trained.style) != styles.end();
+    TrainedDataSource* own = is_asked ? own_source(trained) : nullptr;
     if (!own || !own->training().optimizer()) continue;
     const auto prepare = [&](const auto& parameters, const ParameterRange& first, const ParameterRange& second) {
       own->training().prepare(values(first), second ? values(second) : Buffer(), parameters.label);
@@ -170,20 +172,67 @@ void ParameterStore::update_application_source(const TrainedParameters& trained,
   }
 }
 
-void ParameterStore::update_own_source(const TrainedParameters& trained, const Shape& source_shape, const Buffer& gradients) {
-  // They update the state in place, in the engine's own type: reading them again would only round to Float32.
+OwnUpdate ParameterStore::own_update(const TrainedParameters& trained, const Shape& source_shape, const Buffer& gradients) const {
+  OwnUpdate update{.trained = &trained};
   if (trained.convolution) {
-    trained.convolution->source->update(gradient_state(trained, source_shape, gradients), source_state(*trained.convolution));
+    update.gradient = gradient_state(trained, source_shape, gradients);
+    update.source = source_state(*trained.convolution);
+  } else if (trained.normalization) {
+    update.normalization = normalization_state(trained, source_shape, gradients);
+  } else {
+    update.affine = {affine_state(trained, gradients)};
+  }
+  return update;
+}
+
+void ParameterStore::run(const OwnUpdate& update) {
+  // They update the state in place, in the engine's own type: reading them again would only round to Float32.
+  const TrainedParameters& trained = *update.trained;
+  if (trained.convolution) {
+    trained.convolution->source->update(update.gradient, update.source);
   } else if (trained.normalization) {
     auto& own = dynamic_cast<BatchNormalizationWeights&>(*trained.normalization->source);
-    const auto state = normalization_state(trained, source_shape, gradients);
-    own.update_gamma_and_beta(state);
-    if (!own.update_mean_and_variance(state)) return;
+    own.update_gamma_and_beta(update.normalization);
+    if (!own.update_mean_and_variance(update.normalization)) return;
     values(trained.normalization->mean).copy_from(own.mean_buffer());
     values(trained.normalization->variance).copy_from(own.variance_buffer());
   } else {
-    trained.affine->source->update_gamma_and_beta({affine_state(trained, gradients)});
+    trained.affine->source->update_gamma_and_beta(update.affine);
   }
+}
+
+namespace {
+
+/// Ours to the last override: a class derived from ours may do anything in its update.
+bool is_ours(const TrainedParameters& trained) {
+  if (trained.convolution) {
+    const CNNConvolutionDataSource& source = *trained.convolution->source;
+    return typeid(source) == typeid(ConvolutionWeights);
+  }
+  if (trained.normalization) {
+    const CNNBatchNormalizationDataSource& source = *trained.normalization->source;
+    return typeid(source) == typeid(BatchNormalizationWeights);
+  }
+  const CNNAffineDataSource& source = *trained.affine->source;
+  return typeid(source) == typeid(InstanceNormalizationWeights) || typeid(source) == typeid(GroupNormalizationWeights);
+}
+
+}  // namespace
+
+std::optional<std::vector<OwnUpdate>> ParameterStore::own_updates(const std::vector<Shape>& source_shapes) const {
+  std::vector<OwnUpdate> updates;
+  for (const NNTrainingStyle style : {NNTrainingStyle::UpdateDeviceGPU, NNTrainingStyle::UpdateDeviceCPU})
+    for (std::size_t i = 0; i < trained_.size(); ++i) {
+      if (trained_[i].style != style || trained_[i].is_updated_by_engine) continue;
+      if (!is_ours(trained_[i])) return std::nullopt;
+      updates.push_back(own_update(trained_[i], source_shapes[i], gradients_));
+    }
+  return updates;
+}
+
+void ParameterStore::run_own_updates(const std::vector<OwnUpdate>& updates) {
+  for (const OwnUpdate& update : updates) run(update);
+  if (!updates.empty()) ++version_;
 }
 
 }  // namespace mpsnn

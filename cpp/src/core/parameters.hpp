@@ -2,6 +2,7 @@
 #pragma once
 
 #include <functional>
+#include <initializer_list>
 #include <optional>
 #include <vector>
 
@@ -67,6 +68,15 @@ struct TrainedParameters {
   bool is_updated_by_engine = false;  ///< GPU style, and the engine encodes the data source's optimizer itself
 };
 
+/// An update of one of our own data sources with everything that it needs: made once, run in every step, which then allocates nothing.
+struct OwnUpdate {
+  const TrainedParameters* trained = nullptr;
+  std::shared_ptr<CNNConvolutionGradientState> gradient;
+  std::shared_ptr<CNNConvolutionWeightsAndBiasesState> source;
+  std::shared_ptr<CNNBatchNormalizationState> normalization;
+  CNNAffineDataSource::StateBatch affine;
+};
+
 /// Mean and variance of a batch, in the gradient block.
 struct BatchStatistics {
   const NNFilterNode* node = nullptr;
@@ -121,6 +131,11 @@ class ParameterStore {
   /// changed ones. All or nothing as far as this store and our own data sources go.
   /// `undo` goes back to where an error must leave things; empty: to now.
   void run_updates(const std::vector<Shape>& source_shapes, const Buffer& gradients, std::function<void()> undo);
+  /// All updates of a step, GPU style first, where nobody but our own data sources takes part; else nothing.
+  std::optional<std::vector<OwnUpdate>> own_updates(const std::vector<Shape>& source_shapes) const;
+  /// Makes histories ready for updates of these styles. Throws what the updates would: run_own_updates() then throws nothing.
+  void prepare_own_sources(std::initializer_list<NNTrainingStyle> styles);
+  void run_own_updates(const std::vector<OwnUpdate>& updates);
   /// A way back to the parameters, and to the optimizers and histories of our own data sources, as they are now.
   std::function<void()> remember();
 
@@ -138,9 +153,8 @@ class ParameterStore {
     std::vector<BinaryConvolutionParameters*> binary_convolutions;
   };
   void update_application_source(const TrainedParameters& trained, const Shape& source_shape, const Buffer& gradients, Changed& changed);
-  void update_own_source(const TrainedParameters& trained, const Shape& source_shape, const Buffer& gradients);
-  /// Makes histories ready for an update. Throws what the updates would.
-  void prepare_own_sources();
+  OwnUpdate own_update(const TrainedParameters& trained, const Shape& source_shape, const Buffer& gradients) const;
+  void run(const OwnUpdate& update);
   ParameterRange reserve(std::size_t& end, Shape shape, std::string label);
   void reload(const Changed& changed);
   void load(const ConvolutionValues& values, const Buffer& target) const;

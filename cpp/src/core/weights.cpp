@@ -399,8 +399,8 @@ bool AffineWeights::apply(const CNNAffineDataSource::StateBatch& states) {
   prepare(states);
   const CNNAffineGradientState& state = *states.front();
   training_.apply(state.gamma, state.gradient_for_gamma, state.beta, state.gradient_for_beta);
-  gamma_ = copy_of(state.gamma);
-  beta_ = copy_of(state.beta);
+  gamma_ = state.gamma;
+  beta_ = state.beta;
   return true;
 }
 
