@@ -9,7 +9,7 @@ namespace mpsnn::cpu {
 namespace {
 
 /// Tasks wanted, and the least height of a band in windows: windows across the border of two bands are computed for both.
-constexpr int kTasks = 16, kBandWindows = 4;
+constexpr int kColumnTasks = 16, kBandWindows = 4;
 /// Products that a thread holds before it adds them up: 256 KiB.
 constexpr int kProductFloats = 65536;
 
@@ -37,7 +37,7 @@ class ColumnGradientKernel final : public Kernel {
         zeros_(packed_.padded_columns()) {
     std::fill_n(zeros_.data(), packed_.padded_columns(), 0.0f);
     const Axis& y = geometry.window.y;
-    bands_ = std::clamp(y.input / (kBandWindows * y.extent()), 1, ceil_divide(kTasks, std::max(1, images_)));
+    bands_ = std::clamp(y.input / (kBandWindows * y.extent()), 1, ceil_divide(kColumnTasks, std::max(1, images_)));
     block_ = std::clamp(kProductFloats / packed_.padded_columns(), isa_.rows, 8 * isa_.rows);
     // An odd number of cache lines, so that rows do not fall on each other.
     stride_ = round_up(packed_.columns(), 16) | 16;

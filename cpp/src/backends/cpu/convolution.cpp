@@ -2,7 +2,6 @@
 #include "backends/cpu/convolution_kernels.hpp"
 
 #include <algorithm>
-#include <numeric>
 #include <vector>
 
 #include "backends/cpu/correlation.hpp"
@@ -14,12 +13,6 @@
 
 namespace mpsnn::cpu {
 namespace {
-
-std::vector<int> all_taps(const Axis& axis) {
-  std::vector<int> taps(axis.kernel);
-  std::iota(taps.begin(), taps.end(), 0);
-  return taps;
-}
 
 Correlation forward_correlation(const ConvolutionGeometry& geometry, const WeightLayout& layout, int images,
                                 int sub_pixel_scale) {

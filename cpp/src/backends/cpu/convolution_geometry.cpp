@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "backends/cpu/convolution_geometry.hpp"
 
+#include <numeric>
+
 namespace mpsnn::cpu {
 
 ConvolutionGeometry simplified(const ConvolutionGeometry& geometry) {
@@ -22,6 +24,12 @@ WeightLayout transposed_layout(const ConvolutionGeometry& undone) {
   const std::ptrdiff_t results = undone.input_channels / undone.groups, sources = undone.output_channels / undone.groups;
   const std::ptrdiff_t line = undone.window.x.kernel * sources, filter = undone.window.y.kernel * line;
   return {.offset = filter - sources, .group = results * filter, .output = 1, .y = -line, .x = -sources, .input = filter};
+}
+
+std::vector<int> all_taps(const Axis& axis) {
+  std::vector<int> taps(axis.kernel);
+  std::iota(taps.begin(), taps.end(), 0);
+  return taps;
 }
 
 }  // namespace mpsnn::cpu

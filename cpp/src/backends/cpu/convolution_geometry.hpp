@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstddef>
+#include <vector>
 
 #include "core/operations.hpp"
 
@@ -22,5 +23,8 @@ ConvolutionGeometry simplified(const ConvolutionGeometry& geometry);
 WeightLayout natural_layout(const ConvolutionGeometry& geometry);
 /// Weights of the transposed convolution that undoes `undone`, seen as those of `undone`: taps mirrored, channels changed places.
 WeightLayout transposed_layout(const ConvolutionGeometry& undone);
+
+/// 0, 1, ... to the last tap of the kernel.
+std::vector<int> all_taps(const Axis& axis);
 
 }  // namespace mpsnn::cpu

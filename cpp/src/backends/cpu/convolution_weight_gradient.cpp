@@ -18,8 +18,8 @@ constexpr std::size_t kCopiedFloats = 49152;
 constexpr int kOutputs = 256;
 /// Tasks wanted, unless they would have less than some 10 microseconds of work; parts of the sum over pixels have at least
 /// kPartPixels, and their private sums stay below kPartFloats (16 MiB).
-constexpr int kTasks = 32;
-constexpr double kTaskMultiplyAdds = 1e6;
+constexpr int kMostParts = 32;
+constexpr double kPartMultiplyAdds = 1e6;
 constexpr std::size_t kPartPixels = 256, kPartFloats = std::size_t(4) << 20;
 
 /// How the work is cut: the sum over lines of windows, the rows of the result (taps and input channels) and its columns (output
@@ -32,11 +32,11 @@ struct Cut {
 /// gradient again, and the last task of a thread may keep the others waiting.
 Cut choose_cut(std::size_t lines, std::size_t pixels, int groups, int rows, int columns, std::size_t copied_per_pixel) {
   const double work = double(pixels) * groups * rows * columns;
-  const int wanted = static_cast<int>(std::clamp(work / kTaskMultiplyAdds, 1.0, double(kTasks)));
+  const int wanted = static_cast<int>(std::clamp(work / kPartMultiplyAdds, 1.0, double(kMostParts)));
   const double sums = double(groups) * rows * columns;
   Cut best;
   double least = 0;
-  for (int parts = 1; parts <= kTasks && (parts == 1 || rows / parts >= 32); parts *= 2) {
+  for (int parts = 1; parts <= kMostParts && (parts == 1 || rows / parts >= 32); parts *= 2) {
     Cut cut{1, parts, ceil_divide(columns, kOutputs)};
     const std::size_t most = std::min<std::size_t>({lines, pixels / kPartPixels, static_cast<std::size_t>(kPartFloats / sums)});
     cut.lines = std::clamp(ceil_divide(wanted, parts * cut.columns), 1, static_cast<int>(std::max<std::size_t>(1, most)));

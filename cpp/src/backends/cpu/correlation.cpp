@@ -12,8 +12,8 @@ namespace {
 
 /// Tasks that a correlation should have, so that eight threads find work and a slow one can be helped; fewer where a task would
 /// have less than some 10 microseconds of work.
-constexpr std::size_t kTasks = 48;
-constexpr double kTaskMultiplyAdds = 1e6;
+constexpr std::size_t kCorrelationTasks = 48;
+constexpr double kCorrelationTaskWork = 1e6;
 /// Pixels of a task. A panel of weights is read again for each task, so it should serve many; their patches, kMaxDepth deep, should
 /// fill no more than a part of the second-level cache: 256 x 320 floats are 320 KiB.
 constexpr std::size_t kFewestPixels = 96, kMostPixels = 256;
@@ -75,7 +75,7 @@ Correlation::Correlation(const CorrelationShape& shape, CorrelationWeights weigh
 void Correlation::choose_parts() {
   const std::size_t columns = shape_.window.x.output, pixels = lines_ * columns;
   const double pixel_work = double(packed_.depth()) * shape_.result_channels;
-  const std::size_t wanted = std::clamp<std::size_t>(static_cast<std::size_t>(pixels * pixel_work / kTaskMultiplyAdds), 2, kTasks);
+  const std::size_t wanted = std::clamp<std::size_t>(static_cast<std::size_t>(pixels * pixel_work / kCorrelationTaskWork), 2, kCorrelationTasks);
   const std::size_t block = std::clamp(pixels / wanted, kFewestPixels, kMostPixels);
   if (lines_ == 1 || (shape_.window.y.kernel <= 1 && columns > block)) {
     line_parts_ = lines_;

@@ -1,6 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
 #include <algorithm>
-#include <numeric>
 #include <vector>
 
 #include "backends/cpu/convolution_kernels.hpp"
@@ -22,12 +21,6 @@ Range inner_outputs(const Axis& axis) {
     inner.end = o + 1;
   }
   return inner;
-}
-
-std::vector<int> all_taps(const Axis& axis) {
-  std::vector<int> taps(axis.kernel);
-  std::iota(taps.begin(), taps.end(), 0);
-  return taps;
 }
 
 /// A depthwise convolution, or one phase of its data gradient: output pixel (i, j) of the axes becomes pixel (y.first + i * y.step,

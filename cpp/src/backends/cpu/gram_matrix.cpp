@@ -87,9 +87,9 @@ class Gram final : public Kernel {
 };
 
 /// gradient = x * alpha * (E + E transposed), image by image.
-class Gradient final : public Kernel {
+class GramMatrixGradient final : public Kernel {
  public:
-  Gradient(float alpha, const Shape& source)
+  GramMatrixGradient(float alpha, const Shape& source)
       : alpha_(alpha), source_(source), packed_(isa(), source.channels, source.channels), pixels_(source.height * source.width) {
     // Matrices of as many images at once as 4 MiB hold, so that small images fill the threads too.
     const std::size_t matrix = std::size_t(source.channels) * source.channels;
@@ -154,7 +154,7 @@ std::unique_ptr<Kernel> make_kernel(const GramMatrixOp& op, const OperandShapes&
 }
 
 std::unique_ptr<Kernel> make_kernel(const GramMatrixGradientOp& op, const OperandShapes& shapes) {
-  return std::make_unique<Gradient>(op.alpha, shapes.outputs[0]);
+  return std::make_unique<GramMatrixGradient>(op.alpha, shapes.outputs[0]);
 }
 
 }  // namespace mpsnn::cpu

@@ -88,9 +88,9 @@ void source_gradient(const float* __restrict e, const float* __restrict x, float
     for (int c = 0; c < channels; ++c) gradient[c] = scale[c] * e[c] - (constant[c] + (x[c] - mean[c]) * slope[c]);
 }
 
-class Gradient final : public Kernel {
+class GroupNormalizationGradient final : public Kernel {
  public:
-  Gradient(const GroupNormalizationGradientOp& op, const Shape& shape)
+  GroupNormalizationGradient(const GroupNormalizationGradientOp& op, const Shape& shape)
       : groups_(shape, op.groups, op.epsilon), shape_(shape), group_count_(op.groups) {}
 
   std::size_t scratch_bytes() const override { return groups_.scratch_bytes(5); }
@@ -186,7 +186,7 @@ std::unique_ptr<Kernel> make_kernel(const GroupNormalizationOp& op, const Operan
 }
 
 std::unique_ptr<Kernel> make_kernel(const GroupNormalizationGradientOp& op, const OperandShapes& shapes) {
-  return std::make_unique<Gradient>(op, shapes.inputs[0]);
+  return std::make_unique<GroupNormalizationGradient>(op, shapes.inputs[0]);
 }
 
 }  // namespace mpsnn::cpu

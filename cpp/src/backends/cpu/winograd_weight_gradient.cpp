@@ -12,7 +12,7 @@ namespace {
 constexpr int kChannels = 64, kTiles = 64;
 /// Tasks wanted. When the channels give fewer, the tiles are cut into parts of at least four blocks; where that leaves less than
 /// kFewTasks, of at least half a block: a sum of their own for each costs less than threads without work.
-constexpr std::size_t kTasks = 16, kPartTiles = 4 * kTiles, kFewTasks = 4, kLeastTiles = kTiles / 2;
+constexpr std::size_t kGradientTasks = 16, kPartTiles = 4 * kTiles, kFewTasks = 4, kLeastTiles = kTiles / 2;
 
 /// The exact adjoint of the Winograd forward pass: dU = (A E A^T) x (B^T d B) summed over the tiles, at each position, then
 /// dW = G^T dU G. A task owns some input and output channels of some tiles: its sums and a block of transformed tiles stay in the
@@ -39,7 +39,7 @@ class WinogradWeightGradient final : public Kernel {
     output_ranges_ = ceil_divide(outputs_, kChannels);
     const std::size_t ranges = std::size_t(geometry.groups) * input_ranges_ * output_ranges_;
     const std::size_t few = std::min((kFewTasks + ranges - 1) / ranges, tiles_.count() / kLeastTiles);
-    parts_ = std::min((kTasks + ranges - 1) / ranges, std::max(few, tiles_.count() / kPartTiles));
+    parts_ = std::min((kGradientTasks + ranges - 1) / ranges, std::max(few, tiles_.count() / kPartTiles));
     parts_ = std::bit_floor(std::max<std::size_t>(1, parts_));  // two, four or eight threads end together
     block_ = static_cast<int>(std::clamp<std::size_t>(tiles_.count() / parts_ + 1, 1, kTiles));
     range_columns_ = ceil_divide(panels_, input_ranges_) * isa_.tile_columns();

@@ -5,13 +5,6 @@
 namespace mpsnn::reference {
 namespace {
 
-/// One multiplication of a convolution: result (y, x, q) += weight * source (source_y, source_x, source_channel).
-struct Product {
-  int y, x, q;
-  std::size_t weight;
-  int source_y, source_x, source_channel;
-};
-
 /// Calls f(product) for every multiplication of one image, in the order of the sums of 7.3. The forward operation and
 /// both gradients walk the same products, which makes them each other's adjoints.
 template <class F>

@@ -5,17 +5,10 @@
 namespace mpsnn::reference {
 namespace {
 
-/// One multiplication: result (y, x, q) += weight * source (source_y, source_x, source_channel).
-struct Product {
-  int y, x, q;
-  std::size_t weight;
-  int source_y, source_x, source_channel;
-};
-
 /// Calls f(product) for every multiplication of one image that lands inside the result: the formula at
 /// ConvolutionTransposeOp. Walked by the forward operation and by both gradients.
 template <class F>
-void for_each_product(const ConvolutionGeometry& undone, F f) {
+void for_each_transposed_product(const ConvolutionGeometry& undone, F f) {
   const Window& w = undone.window;
   const int inputs_per_group = undone.output_channels / undone.groups;
   const int outputs_per_group = undone.input_channels / undone.groups;
@@ -44,7 +37,7 @@ std::unique_ptr<Kernel> make_kernel(const ConvolutionTransposeOp& op, const Oper
     double* y = call.output<double>(0);
     for_each_element(result, [&](int n, int i, int j, int q) { y[at(result, n, i, j, q)] = bias ? bias[q] : 0; });
     for (int n = 0; n < source.images; ++n)
-      for_each_product(op.undone, [&](const Product& p) {
+      for_each_transposed_product(op.undone, [&](const Product& p) {
         y[at(result, n, p.y, p.x, p.q)] += weights[p.weight] * x[at(source, n, p.source_y, p.source_x, p.source_channel)];
       });
     for_each_element(result, [&](int n, int i, int j, int q) {
@@ -61,7 +54,7 @@ std::unique_ptr<Kernel> make_kernel(const ConvolutionTransposeDataGradientOp& op
     double* gradient = call.output<double>(0);
     std::fill_n(gradient, source.count(), 0.0);
     for (int n = 0; n < source.images; ++n)
-      for_each_product(op.undone, [&](const Product& p) {
+      for_each_transposed_product(op.undone, [&](const Product& p) {
         gradient[at(source, n, p.source_y, p.source_x, p.source_channel)] +=
             incoming[at(result, n, p.y, p.x, p.q)] * weights[p.weight];
       });
@@ -77,7 +70,7 @@ std::unique_ptr<Kernel> make_kernel(const ConvolutionTransposeWeightGradientOp& 
       const Shape weights{g.input_channels, g.window.y.kernel, g.window.x.kernel, g.output_channels / g.groups};
       std::fill_n(gradient, weights.count(), 0.0);
       for (int n = 0; n < source.images; ++n)
-        for_each_product(g, [&](const Product& p) {
+        for_each_transposed_product(g, [&](const Product& p) {
           gradient[p.weight] +=
               incoming[at(result, n, p.y, p.x, p.q)] * x[at(source, n, p.source_y, p.source_x, p.source_channel)];
         });

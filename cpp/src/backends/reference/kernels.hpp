@@ -73,6 +73,13 @@ std::unique_ptr<Kernel> kernel(F run) {
   return std::make_unique<Loops>(std::move(run));
 }
 
+/// One multiplication of a convolution: result (y, x, q) += weight * source (source_y, source_x, source_channel).
+struct Product {
+  int y, x, q;
+  std::size_t weight;
+  int source_y, source_x, source_channel;
+};
+
 /// The shape of operand `i`, all zeros when it is absent.
 inline Shape shape_of(const std::vector<Shape>& shapes, std::size_t i) {
   return i < shapes.size() ? shapes[i] : Shape{0, 0, 0, 0};

@@ -9,7 +9,7 @@ namespace mpsnn::preflight {
 namespace {
 
 using enum PreflightSeverity;
-using Precision = NNConvolutionAccumulatorPrecisionOption;
+using AccumulatorPrecision = NNConvolutionAccumulatorPrecisionOption;
 
 void check_groups(Inspection& inspection, const CNNConvolutionNode& node) {
   const CNNConvolutionDescriptor& d = inspection.weights(node.weights()).descriptor;
@@ -61,12 +61,12 @@ void check_fully_connected(Inspection& inspection, const CNNConvolutionNode& nod
 
 void check_accumulator(Inspection& inspection, const CNNConvolutionNode& node) {
   const WeightFacts& facts = inspection.weights(node.weights());
-  if (node.accumulator_precision == Precision::Half && !facts.has_half_kernel())
+  if (node.accumulator_precision == AccumulatorPrecision::Half && !facts.has_half_kernel())
     inspection.report(node, "accumulator_precision Float", "Half, with kernel_weights_data_type Float32");
 }
 
 void check_half_accumulation(Inspection& inspection, const CNNConvolutionNode& node) {
-  if (node.accumulator_precision == Precision::Half && inspection.weights(node.weights()).has_half_kernel())
+  if (node.accumulator_precision == AccumulatorPrecision::Half && inspection.weights(node.weights()).has_half_kernel())
     inspection.report(node, "accumulator_precision Float", "Half");
 }
 
@@ -100,7 +100,7 @@ void check_binary_borders(Inspection& inspection, const CNNBinaryConvolutionNode
                                                             node.padding_policy->label());
 }
 
-void check_clamped_gradient(Inspection& inspection, const CNNConvolutionGradientNode& node) {
+void check_clamped_convolution(Inspection& inspection, const CNNConvolutionGradientNode& node) {
   const auto* forward = forward_of<CNNConvolutionNode>(node);
   if (forward && dynamic_cast<const NNDefaultPadding*>(forward->padding_policy.get()) && has(forward->padding_policy->padding_method(), NNPaddingMethod::Custom))
     inspection.report(node, "edge mode Zero", "Clamp, from " + forward->padding_policy->label());
@@ -159,7 +159,7 @@ const std::vector<Rule>& convolution_rules() {
        raise<OptionError>, each<CNNBinaryConvolutionNode>(check_binary_borders)},
       {{"clamped-convolution", unverified, "gradients of convolutions with edge mode Clamp", "the gradient is documented for edge mode Zero; here it is the exact adjoint",
         "a padding policy with edge mode Zero", "7.4, OQ-17", false},
-       raise<OptionError>, each<CNNConvolutionGradientNode>(check_clamped_gradient)},
+       raise<OptionError>, each<CNNConvolutionGradientNode>(check_clamped_convolution)},
       {{"gradient-source-image", differs, "gradients of soft-max and products made by hand", "the gradient is computed from the source image that it is given; here from the right one",
         "wire the image that the formula needs, or let gradient_filters() do it", "5.4, OQ-10", false},
        raise<GraphError>, check_gradient_sources},
