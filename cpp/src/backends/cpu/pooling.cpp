@@ -1,287 +1,198 @@
 // SPDX-License-Identifier: Apache-2.0
-#include <cmath>
-#include <cstring>
+#include <limits>
+#include <vector>
 
+#include "backends/cpu/isa/isa.hpp"
 #include "backends/cpu/kernels.hpp"
 #include "backends/cpu/loops.hpp"
-#include "backends/cpu/pooling_rows.hpp"
 #include "backends/cpu/pooling_taps.hpp"
 
 namespace mpsnn::cpu {
 namespace {
 
-/// Channels that one call of an inner loop takes: its private values stay in the first-level cache.
-constexpr int kChannelBlock = 256;
+/// Where rows are fewer than this (global pooling), they are split into stretches of kSliceChannels channels.
+constexpr int kFewRows = 32, kSliceChannels = 256;
 
-/// Bytes of a saved winner: the number of its tap, or all ones where no pixel won. One byte up to 255 taps.
-std::size_t winner_bytes(const Window& window) {
-  const long long taps = static_cast<long long>(window.y.kernel) * window.x.kernel;
-  return taps <= 0xff ? 1 : taps <= 0xffff ? 2 : 4;
+/// Elements that a task reads and writes. Neighbouring rows read the same pixels, so they should meet in one cache.
+constexpr std::size_t kPoolingTask = 4 * kTaskElements;
+
+/// Bytes of a saved winner: the number of its tap, or all ones where no pixel won.
+std::size_t winner_bytes(const Window& window) { return static_cast<long long>(window.y.kernel) * window.x.kernel <= 0xff ? 1 : 4; }
+
+bool is_clamped(const PoolingOp& op) {
+  // Averages shrink at the edge or count zeros there; only maxima and L2 repeat the edge (OQ-22).
+  return op.kind != PoolingKind::average && op.edge_mode == ImageEdgeMode::Clamp;
 }
 
-/// Work is split into rows, and where rows are few (global pooling) into rows of some channels.
-struct RowSplit {
-  int rows, slices, slice_channels, channels;
-  std::size_t elements_per_task;
+/// What meets along one axis, in the form that the kernels of isa/ read: taps of pixel i are [first[i], first[i + 1]).
+struct AxisTaps {
+  std::vector<PoolingTap> taps;
+  std::vector<int> first{0};
+  std::vector<float> divisors;     ///< of averages, by output pixel
+  std::vector<bool> reads_zeros;   ///< by pixel of a forward pass
 
-  RowSplit(int images, int height, int width, int channels_, int taps)
-      : rows(images * height), slices(1), slice_channels(channels_), channels(channels_) {
-    if (rows < 32 && channels > kChannelBlock) {
-      slice_channels = kChannelBlock;
-      slices = ceil_divide(channels, kChannelBlock);
-    }
-    elements_per_task = static_cast<std::size_t>(width) * slice_channels * std::max(1, taps);
-  }
-
-  /// Calls body(row, first channel, last channel + 1, thread).
-  template <class Body>
-  void run(Body&& body) const {
-    parallel_ranges(static_cast<std::size_t>(rows) * slices, elements_per_task, [&](std::size_t begin, std::size_t end, int thread) {
-      for (std::size_t task = begin; task < end; ++task) {
-        const int slice = static_cast<int>(task % slices);
-        body(static_cast<int>(task / slices), slice * slice_channels, std::min(channels, (slice + 1) * slice_channels), thread);
-      }
-    });
-  }
+  int count(int pixel) const { return first[pixel + 1] - first[pixel]; }
 };
 
-/// Calls flush(chunk, is_first) with all pairs of `ys` and `xs`, kChunk at a time, after add(chunk, slot, y, x) for each.
-/// False when there is no pair.
-template <class Add, class Flush>
-bool for_each_chunk(std::span<const Meeting> ys, std::span<const Meeting> xs, TapChunk& chunk, Add add, Flush flush) {
-  bool is_first = true;
-  chunk.count = 0;
-  for (const Meeting& y : ys)
-    for (const Meeting& x : xs) {
-      add(chunk.count++, y, x);
-      if (chunk.count < kChunk) continue;
-      flush(is_first);
-      is_first = false;
-      chunk.count = 0;
-    }
-  if (chunk.count > 0) {
-    flush(is_first);
-    is_first = false;
+/// `step`: elements between neighbouring pixels of the other end; `code_step` between the numbers of neighbouring taps.
+AxisTaps axis_taps(const PoolingOp& op, const Axis& axis, int zero_pad, bool is_gradient, std::size_t step, int code_step) {
+  const MeetingTable table = is_gradient ? MeetingTable::gradient(axis, is_clamped(op)) : MeetingTable::forward(axis, is_clamped(op));
+  AxisTaps result;
+  for (int o = 0; o < axis.output; ++o) {
+    result.divisors.push_back(static_cast<float>(average_taps(axis, o, op.edge_mode, zero_pad)));
+    result.reads_zeros.push_back(op.edge_mode == ImageEdgeMode::Zero && axis.taps_inside(o).size() < axis.kernel);
   }
-  return !is_first;
-}
-
-template <class Code>
-void store_winners(const int* winners, Code* saved, int channels) {
-  for (int c = 0; c < channels; ++c) saved[c] = static_cast<Code>(winners[c]);
-}
-
-/// One row of max pooling.
-class MaxRows {
- public:
-  MaxRows(const PoolingOp& op, const Shape& source)
-      : window_(op.window), source_(source), is_zero_(op.edge_mode == ImageEdgeMode::Zero),
-        y_(MeetingTable::forward(op.window.y, !is_zero_)), x_(MeetingTable::forward(op.window.x, !is_zero_)) {}
-
-  /// Output row `o` of image `n`, channels [first, last): values into `result` and tap numbers into `saved`, either of which
-  /// may be null. Both point to channel 0 of the row's pixel 0.
-  template <class Code>
-  void run(const float* source, int n, int o, int first, int last, float* result, Code* saved) const {
-    const bool leaves_y = is_zero_ && window_.y.taps_inside(o).size() < window_.y.kernel;
-    for (int j = 0; j < window_.x.output; ++j) {
-      const bool reads_zeros = is_zero_ && (leaves_y || window_.x.taps_inside(j).size() < window_.x.kernel);
-      for (int c = first; c < last; c += kChannelBlock) {
-        const std::size_t at = static_cast<std::size_t>(j) * source_.channels + c;
-        pixel(source + c, n, o, j, std::min(kChannelBlock, last - c), reads_zeros, result ? result + at : nullptr,
-              saved ? saved + at : nullptr);
-      }
+  for (int i = 0; i < (is_gradient ? axis.input : axis.output); ++i) {
+    for (const Meeting& m : table[i]) {
+      const float factor = op.kind == PoolingKind::average ? (is_gradient ? 1.0f / result.divisors[m.pixel] : 1.0f) : static_cast<float>(m.count);
+      result.taps.push_back({static_cast<std::ptrdiff_t>(m.pixel * step), m.tap * code_step, factor});
     }
+    result.first.push_back(static_cast<int>(result.taps.size()));
+  }
+  return result;
+}
+
+/// One pass of a pooling over all rows of its result.
+class PoolingRows {
+ public:
+  PoolingRows(const PoolingOp& op, PoolingPass pass, const Shape& from, const Shape& to, bool is_gradient)
+      : pass_(pass), from_(from), to_(to),
+        y_(axis_taps(op, op.window.y, op.zero_pad_y, is_gradient, static_cast<std::size_t>(from.width) * from.channels, op.window.x.kernel)),
+        x_(axis_taps(op, op.window.x, op.zero_pad_x, is_gradient, from.channels, 1)), is_gradient_(is_gradient) {
+    if (to.images * to.height < kFewRows && to.channels > kSliceChannels) slices_ = ceil_divide(to.channels, kSliceChannels);
+    for (int j = 0; j < to.width; ++j) add_stretch(j);
+    const std::size_t row = static_cast<std::size_t>(to.width) * to.channels / slices_;
+    const std::size_t reads = y_.taps.size() * x_.taps.size() / std::max<std::size_t>(1, static_cast<std::size_t>(to.height) * to.width);
+    task_elements_ = row * (1 + reads) * kTaskElements / kPoolingTask;
+  }
+
+  /// `row` names the operands; its other members are filled in here. `saved_bytes`: of a winner.
+  void run(PoolingRow row, std::size_t saved_bytes) const {
+    float* result = row.result;
+    char* saved = static_cast<char*>(row.saved);
+    const PoolingRow operands = row;
+    parallel_ranges(static_cast<std::size_t>(to_.images) * to_.height * slices_, task_elements_, [&](std::size_t begin, std::size_t end, int) {
+      for (std::size_t task = begin; task < end; ++task) {
+        PoolingRow own = operands;
+        const std::size_t at = task / slices_ * to_.width * to_.channels;
+        own.result = result ? result + at : nullptr;
+        own.saved = saved ? saved + at * saved_bytes : nullptr;
+        if (own.x) own.x += at;
+        run_row(own, task / slices_, task % slices_, saved_bytes);
+      }
+    });
   }
 
  private:
-  template <class Code>
-  void pixel(const float* source, int n, int o, int j, int channels, bool reads_zeros, float* result, Code* saved) const {
-    float private_best[kChannelBlock];
-    int winners[kChannelBlock];
-    float* best = result ? result : private_best;
-    TapChunk chunk;
-    const bool reads_pixels = for_each_chunk(
-        y_[o], x_[j], chunk,
-        [&](int slot, const Meeting& y, const Meeting& x) {
-          const std::size_t pixel = (static_cast<std::size_t>(n) * source_.height + y.pixel) * source_.width + x.pixel;
-          chunk.values[slot] = source + pixel * source_.channels;
-          chunk.codes[slot] = y.tap * window_.x.kernel + x.tap;
-        },
-        [&](bool is_first) {
-          with_tap_count(chunk.count, [&](auto count) {
-            constexpr int K = count;
-            if (saved) is_first ? maximum_of_taps<K, true, true>(chunk, best, winners, channels)
-                                : maximum_of_taps<K, false, true>(chunk, best, winners, channels);
-            else is_first ? maximum_of_taps<K, true, false>(chunk, best, winners, channels)
-                          : maximum_of_taps<K, false, false>(chunk, best, winners, channels);
-          });
-        });
-    if (!reads_pixels) std::fill_n(best, channels, -1.0f);
-    if (!reads_pixels || reads_zeros) zeros_take_part(best, winners, channels, saved != nullptr);
-    if (saved) store_winners(winners, saved, channels);
+  void add_stretch(int j) {
+    const std::size_t channels = to_.channels;
+    PoolingStretch next{j * channels, channels, x_.first[j], x_.count(j), !is_gradient_ && x_.reads_zeros[j], is_gradient_ ? 1.0f : x_.divisors[j]};
+    if (slices_ == 1 && j > 0 && continues(stretches_.back(), next)) {
+      stretches_.back().count += channels;
+      return;
+    }
+    stretches_.push_back(next);
   }
 
-  /// The zeros around the image win over negative pixels, and then nobody gets the gradient (8.5).
-  static void zeros_take_part(float* best, int* winners, int channels, bool wants_winners) {
-    if (wants_winners)
-      for (int c = 0; c < channels; ++c) winners[c] = best[c] < 0 ? -1 : winners[c];
-    for (int c = 0; c < channels; ++c) best[c] = best[c] < 0 ? 0.0f : best[c];
+  /// True when pixel j meets what the stretch would meet if it went on.
+  bool continues(const PoolingStretch& stretch, const PoolingStretch& next) const {
+    if (stretch.tap_count != next.tap_count || stretch.reads_zeros != next.reads_zeros || stretch.divisor != next.divisor) return false;
+    const PoolingTap *before = x_.taps.data() + stretch.first_tap, *after = x_.taps.data() + next.first_tap;
+    for (int t = 0; t < next.tap_count; ++t)
+      if (after[t].offset - before[t].offset != static_cast<std::ptrdiff_t>(next.at - stretch.at) || after[t].code != before[t].code ||
+          after[t].factor != before[t].factor)
+        return false;
+    return true;
   }
 
-  Window window_;
-  Shape source_;
-  bool is_zero_;
-  MeetingTable y_, x_;
+  void run_row(PoolingRow row, std::size_t number, std::size_t slice, std::size_t saved_bytes) const {
+    const std::size_t image = number / to_.height * from_.image_count();
+    const int i = static_cast<int>(number % to_.height);
+    row.values += image;
+    if (row.norms) row.norms += image;
+    if (row.winners) row.winners = static_cast<const char*>(row.winners) + image * saved_bytes;
+    row.lines = y_.taps.data() + y_.first[i];
+    row.line_count = y_.count(i);
+    row.taps = x_.taps.data();
+    row.stretches = stretches_.data();
+    row.stretch_count = static_cast<int>(stretches_.size());
+    row.first = slices_ == 1 ? 0 : slice * kSliceChannels;
+    row.last = slices_ == 1 ? std::numeric_limits<std::size_t>::max() : row.first + kSliceChannels;
+    row.reads_zeros = !is_gradient_ && y_.reads_zeros[i];
+    row.divisor = is_gradient_ ? 1.0f : y_.divisors[i];
+    isa().pooling[static_cast<int>(pass_)](row);
+  }
+
+  PoolingPass pass_;
+  Shape from_, to_;
+  AxisTaps y_, x_;
+  bool is_gradient_;
+  int slices_ = 1;
+  std::vector<PoolingStretch> stretches_;
+  std::size_t task_elements_;
 };
 
-/// Max pooling, which leaves the winners' taps for its gradient.
-template <class Code>
-std::unique_ptr<Kernel> max_kernel(const PoolingOp& op, const Shape& source, const Shape& result) {
-  const int taps = std::min(op.window.y.kernel * op.window.x.kernel, 64);
-  return function_kernel([rows = MaxRows(op, source), split = RowSplit(result.images, result.height, result.width, result.channels, taps),
-                          result](const KernelCall& call) {
-    const std::size_t row_elements = static_cast<std::size_t>(result.width) * result.channels;
-    split.run([&](int row, int first, int last, int) {
-      Code* saved = call.saved ? static_cast<Code*>(call.saved) + row * row_elements : nullptr;
-      float* pooled = call.output<float>(0) + row * row_elements;
-      rows.run(call.input<float>(0), row / result.height, row % result.height, first, last, pooled, saved);
-    });
-  });
-}
+/// Max pooling, which leaves the winners' taps for its gradient if there is one.
+class MaximumPooling final : public Kernel {
+ public:
+  MaximumPooling(const PoolingOp& op, const Shape& source, const Shape& result)
+      : bytes_(winner_bytes(op.window)), plain_(op, PoolingPass::maximum, source, result, false),
+        saving_(op, bytes_ == 1 ? PoolingPass::maximum_in_bytes : PoolingPass::maximum_in_words, source, result, false) {}
+
+  std::string algorithm() const override { return std::string("direct, ") + isa().name; }
+  void run(const KernelCall& call) override { run(call.input<float>(0), call.output<float>(0), call.saved); }
+  void run(const float* source, float* result, void* saved) const {
+    PoolingRow row{};
+    row.values = source, row.result = result, row.saved = saved;
+    (saved ? saving_ : plain_).run(row, bytes_);
+  }
+
+ private:
+  std::size_t bytes_;
+  PoolingRows plain_, saving_;
+};
 
 /// The gradient of max pooling: each source pixel asks the windows that read it whether it won, and is written once.
-template <class Code>
-class MaxGradient final : public Kernel {
+class MaximumPoolingGradient final : public Kernel {
  public:
-  MaxGradient(const PoolingOp& op, const Shape& result, const Shape& source, bool has_source)
-      : window_(op.window), result_(result), source_(source), split_(source.images, source.height, source.width, source.channels, 1),
-        forward_(op, source), y_(MeetingTable::gradient(op.window.y, op.edge_mode == ImageEdgeMode::Clamp)),
-        x_(MeetingTable::gradient(op.window.x, op.edge_mode == ImageEdgeMode::Clamp)),
-        row_elements_(static_cast<std::size_t>(result.width) * result.channels),
-        winners_per_thread_(has_source ? y_.longest() * row_elements_ : 0) {}
+  MaximumPoolingGradient(const PoolingOp& op, const Shape& result, const Shape& source, bool has_source)
+      : bytes_(winner_bytes(op.window)), winners_bytes_(has_source ? result.count() * bytes_ : 0), forward_(op, source, result),
+        gradient_(op, bytes_ == 1 ? PoolingPass::maximum_gradient_in_bytes : PoolingPass::maximum_gradient_in_words, result, source, true) {}
 
-  /// Winners are worked out again where the forward pass left none: the windows of one source row at a time.
-  std::size_t scratch_bytes() const override { return winners_per_thread_ * sizeof(Code) * max_thread_count(); }
-
+  std::string algorithm() const override { return std::string("direct, ") + isa().name; }
+  /// Winners are worked out again where the forward pass left none.
+  std::size_t scratch_bytes() const override { return winners_bytes_; }
   void run(const KernelCall& call) override {
-    split_.run([&](int row, int first, int last, int thread) {
-      const int n = row / source_.height, y = row % source_.height;
-      const Code* winners[2] = {static_cast<const Code*>(call.saved), nullptr};
-      if (!call.saved) {
-        Code* own = static_cast<Code*>(call.scratch) + thread * winners_per_thread_;
-        winners[1] = own;
-        for (const Meeting& m : y_[y]) {
-          forward_.run(call.input<float>(1), n, m.pixel, first, last, static_cast<float*>(nullptr), own);
-          own += row_elements_;
-        }
-      }
-      source_row(call.input<float>(0), winners, n, y, first, last,
-                 call.output<float>(0) + static_cast<std::size_t>(row) * source_.width * source_.channels);
-    });
+    if (!call.saved) forward_.run(call.input<float>(1), nullptr, call.scratch);
+    PoolingRow row{};
+    row.values = call.input<float>(0), row.result = call.output<float>(0);
+    row.winners = call.saved ? call.saved : call.scratch;
+    gradient_.run(row, bytes_);
   }
 
  private:
-  /// winners[0]: those of all windows, or null; winners[1]: those of this row's windows, one row after another.
-  void source_row(const float* incoming, const Code* const* winners, int n, int y, int first, int last, float* gradient) const {
-    for (int x = 0; x < source_.width; ++x)
-      for (int c = first; c < last; c += kChannelBlock) {
-        const int channels = std::min(kChannelBlock, last - c);
-        float* out = gradient + static_cast<std::size_t>(x) * source_.channels + c;
-        TapChunk chunk;
-        const bool is_read = for_each_chunk(
-            y_[y], x_[x], chunk,
-            [&](int slot, const Meeting& my, const Meeting& mx) {
-              const std::size_t at = static_cast<std::size_t>(mx.pixel) * result_.channels + c;
-              const std::size_t row = (static_cast<std::size_t>(n) * result_.height + my.pixel) * row_elements_;
-              chunk.values[slot] = incoming + row + at;
-              chunk.winners[slot] = winners[0] ? winners[0] + row + at : winners[1] + (&my - y_[y].data()) * row_elements_ + at;
-              chunk.codes[slot] = my.tap * window_.x.kernel + mx.tap;
-            },
-            [&](bool is_first) {
-              with_tap_count(chunk.count, [&](auto count) {
-                constexpr int K = count;
-                is_first ? sum_of_won_taps<K, true, Code>(chunk, out, channels) : sum_of_won_taps<K, false, Code>(chunk, out, channels);
-              });
-            });
-        if (!is_read) std::fill_n(out, channels, 0.0f);
-      }
-  }
-
-  Window window_;
-  Shape result_, source_;
-  RowSplit split_;
-  MaxRows forward_;
-  MeetingTable y_, x_;
-  std::size_t row_elements_, winners_per_thread_;
+  std::size_t bytes_, winners_bytes_;
+  MaximumPooling forward_;
+  PoolingRows gradient_;
 };
 
-/// Average and L2 pooling and their gradients: sums over windows, or over the windows that read a pixel.
-class SumPooling {
+/// Average and L2 pooling and their gradients.
+class SumPooling final : public Kernel {
  public:
-  SumPooling(const PoolingOp& op, const Shape& from, const Shape& to, bool is_gradient)
-      : is_average_(op.kind == PoolingKind::average), is_gradient_(is_gradient), from_(from), to_(to),
-        // Averages shrink at the edge or count zeros there; only L2 repeats the edge (OQ-22).
-        y_(table(op.window.y, op, is_gradient)), x_(table(op.window.x, op, is_gradient)),
-        split_(to.images, to.height, to.width, to.channels, is_gradient ? 1 : std::min(op.window.y.kernel * op.window.x.kernel, 64)) {
-    for (int o = 0; o < op.window.y.output; ++o) divisor_y_.push_back(average_taps(op.window.y, o, op.edge_mode, op.zero_pad_y));
-    for (int o = 0; o < op.window.x.output; ++o) divisor_x_.push_back(average_taps(op.window.x, o, op.edge_mode, op.zero_pad_x));
-  }
+  SumPooling(const PoolingOp& op, PoolingPass pass, const Shape& from, const Shape& to, bool is_gradient)
+      : rows_(op, pass, from, to, is_gradient), needs_norms_(pass == PoolingPass::l2_norm_gradient) {}
 
-  void run(const KernelCall& call) const {
-    split_.run([&](int row, int first, int last, int) {
-      for (int j = 0; j < to_.width; ++j)
-        for (int c = first; c < last; c += kChannelBlock) pixel(call, row, j, c, std::min(kChannelBlock, last - c));
-    });
+  std::string algorithm() const override { return std::string("direct, ") + isa().name; }
+  void run(const KernelCall& call) override {
+    PoolingRow row{};
+    row.values = call.input<float>(0), row.result = call.output<float>(0);
+    if (needs_norms_) row.x = call.input<float>(1), row.norms = call.input<float>(2);
+    rows_.run(row, 0);
   }
 
  private:
-  static MeetingTable table(const Axis& axis, const PoolingOp& op, bool is_gradient) {
-    const bool clamps = op.kind != PoolingKind::average && op.edge_mode == ImageEdgeMode::Clamp;
-    return is_gradient ? MeetingTable::gradient(axis, clamps) : MeetingTable::forward(axis, clamps);
-  }
-
-  void pixel(const KernelCall& call, int row, int j, int c, int channels) const {
-    const int n = row / to_.height, i = row % to_.height;
-    const std::size_t own = (static_cast<std::size_t>(row) * to_.width + j) * to_.channels + c;
-    float* out = call.output<float>(0) + own;
-    TapChunk chunk;
-    const bool has_terms = for_each_chunk(
-        y_[i], x_[j], chunk,
-        [&](int slot, const Meeting& y, const Meeting& x) {
-          const std::size_t at = ((static_cast<std::size_t>(n) * from_.height + y.pixel) * from_.width + x.pixel) * from_.channels + c;
-          chunk.values[slot] = call.input<float>(0) + at;
-          if (is_average_) {
-            chunk.factors[slot] = is_gradient_ ? 1.0f / (static_cast<float>(divisor_y_[y.pixel]) * divisor_x_[x.pixel]) : 1.0f;
-          } else {
-            chunk.factors[slot] = static_cast<float>(y.count) * x.count;
-            if (is_gradient_) chunk.others[slot] = call.input<float>(2) + at;
-          }
-        },
-        [&](bool is_first) {
-          if (!is_average_)
-            return is_gradient_ ? sum_of_shares(chunk, is_first, call.input<float>(1) + own, out, channels)
-                                : sum_of_squares(chunk, is_first, out, channels);
-          with_tap_count(chunk.count, [&](auto count) {
-            constexpr int K = count;
-            is_first ? sum_of_taps<K, true>(chunk, out, channels) : sum_of_taps<K, false>(chunk, out, channels);
-          });
-        });
-    if (!has_terms) return static_cast<void>(std::fill_n(out, channels, 0.0f));
-    if (!is_gradient_) finish(out, static_cast<float>(divisor_y_[i]) * divisor_x_[j], channels);
-  }
-
-  void finish(float* out, float divisor, int channels) const {
-    if (is_average_)
-      for (int c = 0; c < channels; ++c) out[c] /= divisor;
-    else
-      for (int c = 0; c < channels; ++c) out[c] = std::sqrt(out[c]);
-  }
-
-  bool is_average_, is_gradient_;
-  Shape from_, to_;
-  MeetingTable y_, x_;
-  std::vector<int> divisor_y_, divisor_x_;
-  RowSplit split_;
+  PoolingRows rows_;
+  bool needs_norms_;
 };
 
 }  // namespace
@@ -292,25 +203,19 @@ std::size_t saved_bytes(const PoolingOp& op, const OperandShapes& shapes) {
 
 std::unique_ptr<Kernel> make_kernel(const PoolingOp& op, const OperandShapes& shapes) {
   const Shape &source = shapes.inputs[0], &result = shapes.outputs[0];
-  if (op.kind != PoolingKind::max)
-    return function_kernel([pooling = SumPooling(op, source, result, false)](const KernelCall& call) { pooling.run(call); });
-  switch (winner_bytes(op.window)) {
-    case 1: return max_kernel<std::uint8_t>(op, source, result);
-    case 2: return max_kernel<std::uint16_t>(op, source, result);
-    default: return max_kernel<std::uint32_t>(op, source, result);
-  }
+  if (op.kind == PoolingKind::max) return std::make_unique<MaximumPooling>(op, source, result);
+  const auto pass = op.kind == PoolingKind::average ? PoolingPass::average : PoolingPass::l2_norm;
+  return std::make_unique<SumPooling>(op, pass, source, result, false);
 }
 
 std::unique_ptr<Kernel> make_kernel(const PoolingGradientOp& op, const OperandShapes& shapes) {
   const Shape &result = shapes.inputs[0], &source = shapes.outputs[0];
-  if (op.forward.kind != PoolingKind::max)
-    return function_kernel([pooling = SumPooling(op.forward, result, source, true)](const KernelCall& call) { pooling.run(call); });
-  const bool has_source = shapes.inputs.size() > 1 && shapes.inputs[1].channels > 0;
-  switch (winner_bytes(op.forward.window)) {
-    case 1: return std::make_unique<MaxGradient<std::uint8_t>>(op.forward, result, source, has_source);
-    case 2: return std::make_unique<MaxGradient<std::uint16_t>>(op.forward, result, source, has_source);
-    default: return std::make_unique<MaxGradient<std::uint32_t>>(op.forward, result, source, has_source);
+  if (op.forward.kind == PoolingKind::max) {
+    const bool has_source = shapes.inputs.size() > 1 && shapes.inputs[1].channels > 0;
+    return std::make_unique<MaximumPoolingGradient>(op.forward, result, source, has_source);
   }
+  const auto pass = op.forward.kind == PoolingKind::average ? PoolingPass::average_gradient : PoolingPass::l2_norm_gradient;
+  return std::make_unique<SumPooling>(op.forward, pass, result, source, true);
 }
 
 }  // namespace mpsnn::cpu

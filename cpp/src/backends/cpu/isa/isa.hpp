@@ -87,6 +87,46 @@ struct DepthwiseSum {
   std::size_t incoming_line, incoming_pixel, source_line, source_tap_line, source_pixel, source_tap, sum_line, sum_tap, channels;
 };
 
+/// What pools: forward passes that keep the winners of a maximum in no, one or four bytes each, and gradients.
+enum class PoolingPass {
+  maximum, maximum_in_bytes, maximum_in_words, average, l2_norm,
+  maximum_gradient_in_bytes, maximum_gradient_in_words, average_gradient, l2_norm_gradient,
+};
+constexpr int kPoolingPasses = 9;
+
+/// What a pixel of the result meets along one axis: where (elements), under which number of the window's, and its factor.
+struct PoolingTap {
+  std::ptrdiff_t offset;
+  std::int32_t code;
+  float factor;
+};
+
+/// Neighbouring elements of a result row that meet the same taps: the channels of a pixel, or of several where both move alike.
+struct PoolingStretch {
+  std::size_t at, count;     ///< elements of the result
+  int first_tap, tap_count;  ///< element `at` + i meets element row.taps[first_tap + t].offset + i
+  bool reads_zeros;  ///< some taps are outside of the image, where a maximum reads zeros
+  float divisor;     ///< of an average: row.divisor * divisor
+};
+
+/// A row of the result of a pooling or of its gradient. Each of its pixels meets all of `lines`.
+struct PoolingRow {
+  const float* values;   ///< pooled values, or the gradient of the result; this image's first element
+  const float* norms;    ///< l2_norm_gradient: the norms, beside `values`
+  const void* winners;   ///< maximum gradients: the winners, beside `values`
+  const float* x;        ///< l2_norm_gradient: the source, beside `result`
+  const PoolingTap* lines;
+  int line_count;
+  const PoolingTap* taps;
+  const PoolingStretch* stretches;
+  int stretch_count;
+  std::size_t first, last;  ///< these elements of each stretch
+  bool reads_zeros;
+  float divisor;
+  float* result;  ///< the row's first element; may be null in maximum_in_...
+  void* saved;    ///< maximum_in_...: where the winners go, beside `result`
+};
+
 constexpr int kMaxPieceRows = 14, kMaxPieceVectors = 4;
 
 /// Pixels of a tile that lie on the image: rows [first_y, last_y), columns [first_x, last_x). The others read as zeros.
@@ -162,6 +202,8 @@ struct Isa {
   /// sums[c] := the sum of e'[c]; products[c] := the sum of e'[c] * (x[c] - mean[c])
   void (*sum_gradient)(const float* e, const float* x, std::size_t stride, std::size_t pixels, const ChannelNormalization& n,
                        float* sums, float* products, int channels);
+
+  void (*const* pooling)(const PoolingRow&);  ///< by PoolingPass
 
   WinogradTransforms winograd_four = {}, winograd_two = {}, winograd_five_taps = {};  ///< F(4 x 4, 3 x 3), F(2 x 2, 3 x 3), F(2 x 2, 5 x 5)
 

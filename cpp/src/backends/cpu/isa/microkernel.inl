@@ -490,6 +490,7 @@ void count_bits(std::size_t rows, std::size_t words, const std::uint64_t* a, con
 }
 
 #include "backends/cpu/isa/depthwise.inl"
+#include "backends/cpu/isa/pooling.inl"
 
 }  // namespace
 }  // namespace mpsnn::cpu
@@ -501,7 +502,8 @@ namespace {
 
 constexpr Isa make_isa(const char* name) {
   return {name, kRows, kVectors, kLanes, kRowTiles.tiles, kColumnTiles.tiles, kPieceTiles.tiles, kPieceTiles.sums, kPieceRows, sum_products, stream_product, depthwise_run, depthwise_sum, sum_rows,
-          count_bits<false>, count_bits<true>, neuron, neuron_gradient, normalize, normalize_gradient, sum_deviations, sum_gradient};
+          count_bits<false>, count_bits<true>, neuron, neuron_gradient, normalize, normalize_gradient, sum_deviations, sum_gradient,
+          kPoolingKernels};
 }
 
 }  // namespace
