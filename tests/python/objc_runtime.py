@@ -23,7 +23,6 @@ method_selector = function("method_getName", POINTER, POINTER)
 method_types = function("method_getTypeEncoding", ctypes.c_char_p, POINTER)
 selector_name = function("sel_getName", ctypes.c_char_p, POINTER)
 selector = function("sel_registerName", POINTER, ctypes.c_char_p)
-live_objects = function("mpsnn_sim_live_objects", ctypes.c_long)
 
 
 def toy_classes():

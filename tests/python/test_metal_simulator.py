@@ -10,16 +10,13 @@ import mps_judge as judge
 import mpsnn
 import numpy as np
 import pytest
+from metal_cases import IS_SIMULATED, complaints, nothing_is_left  # noqa: F401
 
-METAL = next((device for device in mpsnn.devices() if device.name == "metal"), None)
 pytestmark = [
     pytest.mark.metal,
-    pytest.mark.skipif(
-        METAL is None or "simulat" not in METAL.description.lower(),
-        reason="needs the simulator: MPSNN_METAL=ON on Linux",
-    ),
+    pytest.mark.skipif(not IS_SIMULATED, reason="needs the simulator: MPSNN_METAL=ON on Linux"),
 ]
-if METAL is not None and "simulat" in METAL.description.lower():
+if IS_SIMULATED:
     import objc_runtime as objc
 
 #: Abstract classes: Apple publishes their initializers, but an object of theirs has no meaning.
@@ -109,11 +106,9 @@ def address(array):
 
 
 @pytest.fixture
-def pool():
-    before = objc.live_objects()
+def pool(nothing_is_left):  # noqa: F811 - which looks when the pool is drained
     with objc.pool():
         yield
-    assert objc.live_objects() == before
 
 
 @pytest.mark.parametrize("dtype, channel_format", [(np.float32, 4), (np.float16, 3), (np.uint8, 1), (np.uint16, 2)])
@@ -214,6 +209,24 @@ def test_what_apple_aborts_for_raises_an_exception_that_says_so(what):
     )
     assert result.returncode != 0
     assert REFUSALS[what] in result.stderr
+
+
+# --- the check after every test
+
+
+def test_an_object_that_is_left_is_noticed():
+    left = objc.send(objc.send(objc.get_class(b"MPSNNImageNode"), "alloc"), "initWithHandle:", None)
+    assert list(complaints("")) == ["1 objects are left, listed on stderr"]
+    objc.send(objc.Object(left), "release", result=None)
+    assert list(complaints("")) == []
+
+
+def test_an_object_autoreleased_without_a_pool_is_noticed():
+    program = "import mpsnn; mpsnn.devices(); import objc_runtime as objc; objc.new('MPSNNImageNode', 'initWithHandle:', None)"
+    result = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True, cwd=Path(__file__).parent
+    )
+    assert list(complaints(result.stderr)) == ["an object was autoreleased without a pool"]
 
 
 def test_the_device_says_what_it_is():

@@ -3,6 +3,8 @@
 
 #include "sim.h"
 
+extern "C" void objc_msgSend(void);
+
 /// Data sources: objects of the Objective-C protocols as data sources of ours.
 namespace sim {
 
@@ -19,6 +21,13 @@ mpsnn::WeightArray floats_of(const float* numbers, std::size_t count) { return {
 id metal_buffer() {
   if (!encoding().command_buffer) raise("an update was called outside an encode");
   return encoding().command_buffer;
+}
+
+/// A message whose name is not known here. An implementation fetched and called as a function would be of another type for the sanitizer,
+/// to which `id` of the simulator and of the engine are two.
+template <class Result, class... Arguments>
+Result send(id receiver, SEL selector, Arguments... arguments) {
+  return reinterpret_cast<Result (*)(id, SEL, Arguments...)>(objc_msgSend)(receiver, selector, arguments...);
 }
 
 class ConvolutionSource final : public mpsnn::CNNConvolutionDataSource {
@@ -85,8 +94,7 @@ class ConvolutionSource final : public mpsnn::CNNConvolutionDataSource {
     const Pool pool;
     const SEL selector = sel_registerName("rangesForUInt8Kernel");  // vector_float2*: absent from the API facts
     if (!has(selector)) return {};
-    using Ranges = const float* (*)(id, SEL);
-    return floats_of(reinterpret_cast<Ranges>([(NSObject*)source() methodForSelector:selector])(source(), selector), 2 * std::size_t(descriptor().output_feature_channels));
+    return floats_of(send<const float*>(source(), selector), 2 * std::size_t(descriptor().output_feature_channels));
   }
 
   bool update(const std::shared_ptr<mpsnn::CNNConvolutionGradientState>& gradient, const std::shared_ptr<mpsnn::CNNConvolutionWeightsAndBiasesState>& values) override {
@@ -238,8 +246,7 @@ class AffineSource : public Source {
     const SEL selector = cpu_update();
     if (!has(selector)) return false;
     const Pool pool;
-    using Update = BOOL (*)(id, SEL, NSArray*);
-    return reinterpret_cast<Update>([(NSObject*)source() methodForSelector:selector])(source(), selector, affine_states(nullptr, *states.front(), state_class(), encoding().images));
+    return send<BOOL>(source(), selector, affine_states(nullptr, *states.front(), state_class(), encoding().images));
   }
   std::shared_ptr<mpsnn::CNNNormalizationGammaAndBetaState> update_gamma_and_beta(mpsnn::CommandBuffer& command_buffer,
                                                                                   const mpsnn::CNNAffineDataSource::StateBatch& states) override {
@@ -247,8 +254,7 @@ class AffineSource : public Source {
     if (!has(selector)) return nullptr;
     const Pool pool;
     NSArray* toys = affine_states(&command_buffer, *states.front(), state_class(), encoding().images);
-    using Update = id (*)(id, SEL, id, NSArray*);
-    id result = reinterpret_cast<Update>([(NSObject*)source() methodForSelector:selector])(source(), selector, metal_buffer(), toys);
+    id result = send<id>(source(), selector, metal_buffer(), toys);
     for (NSUInteger i = 0; i < [toys count]; ++i) require_read([toys objectAtIndex:i], sel_getName(selector));
     return taken(result, states.front()->gamma.count());
   }

@@ -4,7 +4,6 @@
 #include <cstring>
 #include <map>
 
-#include "backends/backend.hpp"
 #include "sim.h"
 
 /// Metal: the device, queues, command buffers and buffers; and what all toy objects share.
@@ -413,10 +412,7 @@ id the_device() {
   return device;
 }
 
-mpsnn::DevicePtr reference_device() {
-  static const auto device = std::make_shared<const mpsnn::Device>("reference", "the simulator's own", mpsnn::reference_backend());
-  return device;
-}
+mpsnn::DevicePtr reference_device() { return mpsnn::default_device(); }
 
 void require_device(id device, const char* what) {
   if (device != the_device()) raise(std::string(what) + ": the device is missing");

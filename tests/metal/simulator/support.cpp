@@ -27,6 +27,10 @@ Device::Device(std::string name, std::string description, const Backend& backend
 
 ElementType Device::element_type() const { return backend_.element_type(); }
 
-std::vector<DevicePtr> devices() { return {}; }
+DevicePtr default_device() {
+  static const auto device = std::make_shared<const Device>("reference", "the simulator's own", reference_backend());
+  return device;
+}
+std::vector<DevicePtr> devices() { return {default_device()}; }
 
 }  // namespace mpsnn
