@@ -18,14 +18,11 @@ cmake -S "$source_folder" -B "$build" -DCMAKE_BUILD_TYPE=Simulate -DCMAKE_CXX_FL
       -DCMAKE_PROJECT_INCLUDE="$source_folder/tools/precompile.cmake" >/dev/null
 cmake --build "$build" --parallel "$jobs"
 
-export UBSAN_OPTIONS=print_stacktrace=1
+export UBSAN_OPTIONS=print_stacktrace=1 LSAN_OPTIONS=suppressions=$source_folder/tests/metal/leaks.supp:print_suppressions=0
 # More threads than cores: what goes wrong shows when threads are interrupted.
 export MPSNN_NUM_THREADS=4
 cd "$build"
-ASAN_OPTIONS=detect_leaks=1:strict_string_checks=1 ctest --output-on-failure --timeout 300 -E metal_engine
-# Leaks are counted by the simulator, object by object; the Objective-C runtime never frees all it has.
-export ASAN_OPTIONS=detect_leaks=0:strict_string_checks=1
-ctest --output-on-failure --timeout 300 -R metal_engine
+ASAN_OPTIONS=detect_leaks=1:strict_string_checks=1 ctest --output-on-failure --timeout 300 --parallel "$jobs"
 
 # The package as a folder, with the module and libraries of the build.
 site=$build/site
@@ -33,7 +30,9 @@ rm -rf "$site"
 mkdir "$site"
 cp -r "$source_folder/python/mpsnn" "$site/mpsnn"
 ln -s "$build"/_mpsnn.*.so "$site/mpsnn"
-# Python is not compiled with sanitizers: their library comes first, and that of C++, whose exceptions it wants to see, second.
+# Python is not compiled with sanitizers: their library comes first, and that of C++, whose exceptions it wants to see, second. Leaks are
+# counted by the simulator, object by object: Python itself keeps what it has.
 sanitizers=$(clang++ -print-file-name=libclang_rt.asan-x86_64.so) cxx=$(clang++ -print-file-name=libstdc++.so.6)
 cd "$source_folder"
-PYTHONPATH=$site LD_PRELOAD="$sanitizers $cxx" "$python" -m pytest -q -p no:cacheprovider tests/python/test_metal{,_simulator,_training}.py
+ASAN_OPTIONS=detect_leaks=0:strict_string_checks=1 PYTHONPATH=$site LD_PRELOAD="$sanitizers $cxx" \
+  "$python" -m pytest -q -p no:cacheprovider tests/python/test_metal{,_simulator,_training}.py
