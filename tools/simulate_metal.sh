@@ -12,17 +12,17 @@ python=$(cd "$(dirname "$python")" && pwd)/$(basename "$python")
 jobs=$(getconf _NPROCESSORS_ONLN)
 
 # -O0: what counts is that it compiles and behaves; kernels are not measured here.
-cmake -S "$source_folder" -B "$build" -DCMAKE_BUILD_TYPE=Simulate -DCMAKE_CXX_FLAGS_SIMULATE="-O0 -g1" -DCMAKE_CXX_COMPILER=clang++ \
+cmake -S "$source_folder" -B "$build" -DCMAKE_BUILD_TYPE=Simulate -DCMAKE_UNITY_BUILD=ON -DCMAKE_CXX_FLAGS_SIMULATE="-O0 -g1" -DCMAKE_CXX_COMPILER=clang++ \
       "-DMPSNN_SANITIZE=address;undefined" -DMPSNN_METAL=ON -DMPSNN_METAL_CPP_DIR="${MPSNN_METAL_CPP_DIR:?names no folder with metal-cpp}" \
-      -DMPSNN_TESTS=ON -DMPSNN_WERROR=ON -DMPSNN_PYTHON=ON -DPython_EXECUTABLE="$python" -Dpybind11_DIR="$("$python" -m pybind11 --cmakedir)" \
-      -DCMAKE_PROJECT_INCLUDE="$source_folder/tools/precompile.cmake" >/dev/null
+      -DMPSNN_TESTS=ON -DMPSNN_WERROR=ON -DMPSNN_PYTHON=ON -DPython_EXECUTABLE="$python" -Dpybind11_DIR="$("$python" -m pybind11 --cmakedir)" >/dev/null
 cmake --build "$build" --parallel "$jobs"
 
 export UBSAN_OPTIONS=print_stacktrace=1 LSAN_OPTIONS=suppressions=$source_folder/tests/metal/leaks.supp:print_suppressions=0
 # More threads than cores: what goes wrong shows when threads are interrupted.
 export MPSNN_NUM_THREADS=4
-cd "$build"
-ASAN_OPTIONS=detect_leaks=1:strict_string_checks=1 ctest --output-on-failure --timeout 300 --parallel "$jobs"
+# The fuzzers take one core for half a minute; the tests in Python run meanwhile.
+(cd "$build" && ASAN_OPTIONS=detect_leaks=1:strict_string_checks=1 ctest --output-on-failure --timeout 300 --parallel "$jobs") >"$build/ctest.log" 2>&1 &
+ctest=$!
 
 # The package as a folder, with the module and libraries of the build.
 site=$build/site
@@ -34,5 +34,9 @@ ln -s "$build"/_mpsnn.*.so "$site/mpsnn"
 # counted by the simulator, object by object: Python itself keeps what it has.
 sanitizers=$(clang++ -print-file-name=libclang_rt.asan-x86_64.so) cxx=$(clang++ -print-file-name=libstdc++.so.6)
 cd "$source_folder"
+result=0
 ASAN_OPTIONS=detect_leaks=0:strict_string_checks=1 PYTHONPATH=$site LD_PRELOAD="$sanitizers $cxx" \
-  "$python" -m pytest -q -p no:cacheprovider tests/python/test_metal{,_simulator,_training}.py
+  "$python" -m pytest -q -p no:cacheprovider tests/python/test_metal{,_simulator,_training}.py || result=$?
+wait "$ctest" || result=$?
+cat "$build/ctest.log"
+exit "$result"

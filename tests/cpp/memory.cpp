@@ -12,7 +12,10 @@ using namespace mpsnn::testing;
 
 namespace {
 
-#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
+#ifndef __has_feature  // GCC has macros instead
+#define __has_feature(feature) 0
+#endif
+#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__) || __has_feature(address_sanitizer) || __has_feature(thread_sanitizer)
 // Sanitizers keep what is freed, so resident memory says nothing; the leak checker looks instead.
 constexpr bool kIsResidentMeaningful = false;
 #else

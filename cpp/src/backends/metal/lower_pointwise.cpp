@@ -40,11 +40,6 @@ template <class Apple>
 Owned<MPS::NNFilterNode> of_source(Lowering& l, const NNFilterNode& n) {
   return filter(Apple::alloc()->init(l.source(n)));
 }
-template <class Apple>
-Owned<MPS::NNFilterNode> plain_gradient(Lowering& l, const NNFilterNode& n) {
-  return filter(Apple::alloc()->init(l.source(n, 0), l.source(n, 1), l.state(n)));
-}
-
 MTL::Size mask_stride(const DropoutParameters& d) { return MTL::Size(d.mask_stride_x, d.mask_stride_y, d.mask_stride_channels); }
 Owned<MPS::NNFilterNode> dropout(Lowering& l, const NNFilterNode& n) {
   const DropoutParameters& d = as<CNNDropoutNode>(n).dropout();

@@ -10,11 +10,6 @@ namespace {
 
 Owned<MPS::NNFilterNode> concatenation(Lowering& l, const NNFilterNode& n) { return filter(MPS::NNConcatenationNode::alloc()->init(l.sources(n))); }
 
-template <class Apple>
-Owned<MPS::NNFilterNode> plain_gradient(Lowering& l, const NNFilterNode& n) {
-  return filter(Apple::alloc()->init(l.source(n, 0), l.source(n, 1), l.state(n)));
-}
-
 Owned<MPS::NNFilterNode> reshape(Lowering& l, const NNFilterNode& n) {
   const auto& node = as<NNReshapeNode>(n);
   return filter(MPS::NNReshapeNode::alloc()->init(l.source(node), node.result_width(), node.result_height(), node.result_feature_channels()));

@@ -97,5 +97,10 @@ template <class T>
 Owned<MPS::NNFilterNode> filter(T* node) {
   return own<MPS::NNFilterNode>(node);
 }
+/// A gradient node that takes its parameters from the forward node's state.
+template <class Apple>
+Owned<MPS::NNFilterNode> plain_gradient(Lowering& l, const NNFilterNode& n) {
+  return filter(Apple::alloc()->init(l.source(n, 0), l.source(n, 1), l.state(n)));
+}
 
 }  // namespace mpsnn::metal
