@@ -10,7 +10,9 @@ import mps_judge as judge
 import mpsnn
 import numpy as np
 import pytest
+from graph_cases import weights
 from metal_cases import IS_SIMULATED, complaints, nothing_is_left  # noqa: F401
+from test_metal_source import CLASSES as RUN_TIME_CLASSES
 
 pytestmark = [
     pytest.mark.metal,
@@ -75,6 +77,29 @@ def test_every_node_class_of_the_facts_is_there_whole():
         if not any((name, kind, selector) in have for name in line):
             missing.append(f"{owner} {kind}{selector}")
     assert missing == []
+
+
+def test_run_time_classes_have_the_types_of_their_protocols_in_the_runtime():
+    """test_metal_source.py judges the source against the protocols; here the runtime is asked what it was given."""
+    node = mpsnn.MPSCNNConvolutionNode(mpsnn.MPSNNImageNode("image"), weights(2, 4))
+    for norm, source in (
+        (mpsnn.MPSCNNBatchNormalizationNode, mpsnn.BatchNormalizationWeights(4)),
+        (mpsnn.MPSCNNInstanceNormalizationNode, mpsnn.InstanceNormalizationWeights(4)),
+        (mpsnn.MPSCNNGroupNormalizationNode, mpsnn.GroupNormalizationWeights(4, 2)),
+    ):
+        node = norm(node.result_image, source)
+    graph = mpsnn.MPSNNGraph("metal", node.result_image)
+    assert graph.source_image_handles
+    judged = set()
+    for name, protocol, written in RUN_TIME_CLASSES:
+        if cls := objc.get_class(name.encode()):  # the others are made when they are first needed
+            judged.add(protocol)
+            omitted = {m["selector"] for m in judge.FACTS["omitted_by_source"] if m["on"] == protocol}
+            encodings = dict(objc.methods(cls))
+            rows = [(f"<{protocol}>", "-", s, encodings[s]) for s, _ in written if s not in omitted]
+            assert list(judge.wrong_implementations(rows)) == []
+    kinds = ("Convolution", "BatchNormalization", "InstanceNormalization", "GroupNormalization")
+    assert judged >= {f"MPSCNN{kind}DataSource" for kind in kinds}
 
 
 # --- images

@@ -52,29 +52,30 @@ std::vector<std::string> encoded_types(const char* encoding) {
   return types;
 }
 
-bool same_type(const std::string& runtime, const std::string& listed) {
+bool same_type(const std::string& runtime, const std::string& listed, bool partial) {
+  if (partial && listed == "@?" && runtime == "^") return true;  // where blocks are no objects: GCC's runtime
   if (listed == "B") return runtime == "B" || runtime == "c" || runtime == "C";
-  return runtime == listed;
+  return runtime == plain(listed);
 }
 
-bool same_types(const std::vector<std::string>& runtime, const std::vector<std::string>& listed) {
+bool same_types(const std::vector<std::string>& runtime, const std::vector<std::string>& listed, bool partial) {
   if (runtime.size() != listed.size()) return false;
   for (std::size_t i = 0; i < listed.size(); ++i) {
-    if (!same_type(runtime[i], plain(listed[i]))) return false;
+    if (!same_type(runtime[i], listed[i], partial)) return false;
   }
   return true;
 }
 
 enum class Found { kSame, kDifferent, kNoMethod, kNoClass };
 
-Found look_up(const ListedMessage& message, std::string& encoding) {
+Found look_up(const ListedMessage& message, std::string& encoding, bool partial) {
   const Class owner = objc_lookUpClass(message.owner);
   if (!owner) return Found::kNoClass;
   const SEL selector = sel_registerName(message.selector);
   const Method method = message.kind == '+' ? class_getClassMethod(owner, selector) : class_getInstanceMethod(owner, selector);
   if (!method) return Found::kNoMethod;
   encoding = method_getTypeEncoding(method);
-  return same_types(encoded_types(encoding.c_str()), message.types) ? Found::kSame : Found::kDifferent;
+  return same_types(encoded_types(encoding.c_str()), message.types, partial) ? Found::kSame : Found::kDifferent;
 }
 
 }  // namespace
@@ -89,7 +90,7 @@ int main(int argc, char** argv) {
       continue;
     }
     std::string encoding;
-    const Found found = look_up(message, encoding);
+    const Found found = look_up(message, encoding, partial);
     ++counts[static_cast<int>(found)];
     if (found == Found::kSame || (partial && found != Found::kDifferent)) continue;
     std::printf("%s %c%s: ", message.owner, message.kind, message.selector);
