@@ -123,18 +123,27 @@ void bind_plan(py::module_& m) {
       .def_readonly("node", &PlannedOperation::node)
       .def_readonly("algorithm", &PlannedOperation::algorithm)
       .def_readonly("result", &PlannedOperation::result)
-      .def_readonly("flops", &PlannedOperation::flops)
-      .def_readonly("bytes", &PlannedOperation::bytes, "operands read and written");
+      .def_readonly("layout", &PlannedOperation::layout, "how the kernel lays its numbers out")
+      .def_readonly("reason", &PlannedOperation::reason, "why this algorithm, with the costs of the others; empty where there is one only")
+      .def_readonly("flops", &PlannedOperation::flops, "of a direct loop, 2 per multiply-add")
+      .def_readonly("work", &PlannedOperation::work, "floating-point operations of the algorithm")
+      .def_readonly("bytes", &PlannedOperation::bytes, "operands read and written")
+      .def_readonly("limit", &PlannedOperation::limit, "\"compute\" or \"memory\": what takes longer at the machine's peak; empty where that is unknown")
+      .def_readonly("least_seconds", &PlannedOperation::least_seconds, "that time");
   py::class_<PlanReport>(m, "PlanReport", "What a step would do: operations, flops and memory. print() shows the table.")
       .def_readonly("operations", &PlanReport::operations)
       .def_readonly("flops", &PlanReport::flops)
       .def_readonly("arena_bytes", &PlanReport::arena_bytes, "images, states and scratch, laid out by lifetimes")
       .def_readonly("unshared_bytes", &PlanReport::unshared_bytes, "the same images without sharing")
       .def_readonly("parameter_bytes", &PlanReport::parameter_bytes, "parameters and their gradients")
+      .def_readonly("peak_flops", &PlanReport::peak_flops, "of this machine, per second, measured with its threads; 0 for other engines")
+      .def_readonly("peak_bytes", &PlanReport::peak_bytes)
       .def("__str__", &PlanReport::text);
   py::class_<ProfileReport>(m, "ProfileReport", "Where the time of a step goes. print() shows the table.")
       .def_readonly("operations", &ProfileReport::operations)
       .def_readonly("seconds", &ProfileReport::seconds, "per operation, the median of all runs")
+      .def_readonly("peak_flops", &ProfileReport::peak_flops, "of this machine, per second, measured with its threads; 0 for other engines")
+      .def_readonly("peak_bytes", &ProfileReport::peak_bytes)
       .def("__str__", &ProfileReport::text);
 }
 

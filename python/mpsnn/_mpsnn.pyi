@@ -2971,7 +2971,24 @@ class PlannedOperation:
         """
     @property
     def flops(self) -> float:
-        ...
+        """
+        of a direct loop, 2 per multiply-add
+        """
+    @property
+    def layout(self) -> str:
+        """
+        how the kernel lays its numbers out
+        """
+    @property
+    def least_seconds(self) -> float:
+        """
+        that time
+        """
+    @property
+    def limit(self) -> str:
+        """
+        "compute" or "memory": what takes longer at the machine's peak; empty where that is unknown
+        """
     @property
     def node(self) -> str:
         ...
@@ -2979,8 +2996,18 @@ class PlannedOperation:
     def operation(self) -> str:
         ...
     @property
+    def reason(self) -> str:
+        """
+        why this algorithm, with the costs of the others; empty where there is one only
+        """
+    @property
     def result(self) -> str:
         ...
+    @property
+    def work(self) -> float:
+        """
+        floating-point operations of the algorithm
+        """
 class PlanReport:
     """
     What a step would do: operations, flops and memory. print() shows the table.
@@ -3004,6 +3031,14 @@ class PlanReport:
         parameters and their gradients
         """
     @property
+    def peak_bytes(self) -> float:
+        ...
+    @property
+    def peak_flops(self) -> float:
+        """
+        of this machine, per second, measured with its threads; 0 for other engines
+        """
+    @property
     def unshared_bytes(self) -> int:
         """
         the same images without sharing
@@ -3017,6 +3052,14 @@ class ProfileReport:
     @property
     def operations(self) -> list[PlannedOperation]:
         ...
+    @property
+    def peak_bytes(self) -> float:
+        ...
+    @property
+    def peak_flops(self) -> float:
+        """
+        of this machine, per second, measured with its threads; 0 for other engines
+        """
     @property
     def seconds(self) -> list[float]:
         """

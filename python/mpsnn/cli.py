@@ -345,7 +345,7 @@ def bench(
         typer.Option(help="Of torch, torch tuned, jax, mlx, separated by commas.", show_default="installed ones"),
     ] = None,
     quick: Annotated[
-        bool, typer.Option("--quick", help="Two short rounds: to see that it runs, not to quote.")
+        bool, typer.Option("--quick", help="Two short rounds, one layer of each kind: not to quote.")
     ] = False,
     rounds: Annotated[int, typer.Option(min=2, help="Turns of every side; each gives one ratio.")] = 5,
     slot: Annotated[float, typer.Option(min=0.001, help="Least seconds of a turn.")] = 0.12,
@@ -368,7 +368,7 @@ def bench(
 
         settings = Settings(rounds, slot, threads or mpsnn.num_threads(), compile)
         if quick:
-            settings.rounds, settings.slot = 2, 0.02
+            settings.rounds, settings.slot, settings.quick = 2, 0.02, True
         sides = None if against is None else [name.strip() for name in against.split(",") if name.strip()]
         run(Request(layers, passes.split(","), steps, scaling, memory, sides, profile, output), settings, typer.echo)
 

@@ -75,7 +75,7 @@ def run_layer(engine, layer, precision, inputs):
         "data gradient": result.gradients[0],
         "weight gradient": state.gradient_for_weights,
     }
-    return numbers, [operation.algorithm for operation in plan.operations]
+    return numbers, [f"{operation.algorithm} ({operation.reason})" for operation in plan.operations]
 
 
 def inputs_of(layer, seed=0):

@@ -27,10 +27,9 @@ def normalized_relu(slope, exported=False, read_twice=False):
 
 def run(engine, build, images, incoming):
     network = Network(engine, build)
-    operations = [
-        row.operation for row in network.graph.plan([SHAPE] * len(network.graph.source_image_handles)).operations
-    ]
-    return network.run(images, incoming), operations
+    given = {"input 0": images[0].shape, "incoming": incoming.shape}
+    shapes = [given[name] for name in network.graph.source_image_handles]
+    return network.run(images, incoming), [row.operation for row in network.graph.plan(shapes).operations]
 
 
 @pytest.mark.parametrize("slope", [0.0, 0.1])
@@ -69,3 +68,115 @@ def test_a_fused_step_gives_the_same_bits_for_any_number_of_threads():
     for result in results[1:]:
         np.testing.assert_array_equal(result.gradients[0], results[0].gradients[0])
         np.testing.assert_array_equal(result.result, results[0].result)
+
+
+# --- convolution and ReLU, plain sums, results in place
+
+
+def convolution(image, outputs=6, kernel=3, groups=1, is_transposed=False, inputs=SHAPE[3]):
+    descriptor = mpsnn.MPSCNNConvolutionDescriptor(kernel, kernel, inputs, outputs, groups=groups)
+    if groups == inputs:
+        descriptor = mpsnn.MPSCNNDepthWiseConvolutionDescriptor(kernel, kernel, inputs, outputs)
+    weights = mpsnn.ConvolutionWeights(descriptor, initializer="he", seed=5)
+    make = mpsnn.MPSCNNConvolutionTransposeNode if is_transposed else mpsnn.MPSCNNConvolutionNode
+    return make(image, weights)
+
+
+def rectified(slope, behind=None, **options):
+    def build(image):
+        node = convolution(image, **options)
+        relu = mpsnn.MPSCNNNeuronReLUNode(node.result_image, slope)
+        last = (
+            behind(node.result_image, relu.result_image)
+            if behind
+            else mpsnn.MPSCNNPoolingMaxNode(relu.result_image, 2, 2)
+        )
+        return last, [node]
+
+    return build
+
+
+def both_ways(monkeypatch, build, images, incoming):
+    """Operations of the fused plan, after checking that it computes what the unfused one does: the same bits but for the signs of
+    zeros."""
+    results = {}
+    for fuses in ("0", "1"):
+        monkeypatch.setenv("MPSNN_FUSE", fuses)
+        results[fuses] = run("cpu", build, images, incoming)
+    (expected, apart), (got, together) = results["0"], results["1"]
+    np.testing.assert_array_equal(got.result, expected.result)
+    np.testing.assert_array_equal(got.gradients[0], expected.gradients[0])
+    for state, other in zip(got.states, expected.states, strict=True):
+        np.testing.assert_array_equal(state.gradient_for_weights, other.gradient_for_weights)
+        np.testing.assert_array_equal(state.gradient_for_biases, other.gradient_for_biases)
+    return apart, together
+
+
+def numbers(seed, *shape):
+    """Half of the pixels are 0 in all channels: there a convolution without bias gives exact zeros, where the slope is 1."""
+    random = np.random.default_rng(seed)
+    values = random.standard_normal(shape).astype(np.float32)
+    values[:, : shape[1] // 2] = 0
+    return values
+
+
+LAYERS = {
+    "plain": {},
+    "winograd": {"outputs": 32, "inputs": 32},
+    "depthwise": {"groups": 6},
+    "1x1": {"kernel": 1},
+    "groups": {"groups": 2},
+    "transposed": {"is_transposed": True},
+}
+
+
+@pytest.mark.parametrize("slope", [0.0, 0.1])
+@pytest.mark.parametrize("layer", LAYERS)
+@pytest.mark.parametrize("algorithm", ["", "gemm"])
+def test_a_relu_behind_a_convolution_is_its_neuron(monkeypatch, slope, layer, algorithm):
+    monkeypatch.setenv("MPSNN_CONV", algorithm)
+    options = LAYERS[layer]
+    images = numbers(1, 3, 12, 10, options.get("inputs", SHAPE[3]))
+    incoming = np.random.default_rng(2).standard_normal((3, 6, 5, options.get("outputs", 6)))
+    apart, together = both_ways(monkeypatch, rectified(slope, **options), [images], incoming)
+    assert NEURON in apart and NEURON not in together
+    assert "NeuronGradient" in together
+
+
+def test_a_relu_stays_apart_where_others_would_see_the_difference(monkeypatch):
+    images, incoming = [numbers(3, *SHAPE)], np.random.default_rng(4).standard_normal(SHAPE)
+    pool = mpsnn.MPSCNNPoolingMaxNode
+    cases = {
+        "somebody else reads x": rectified(0.0, lambda x, y: mpsnn.MPSNNAdditionNode(y, x)),
+        "a negative slope hides the sign": rectified(-0.5, lambda x, y: pool(y, 1, 1)),
+    }
+    for name, build in cases.items():
+        _, together = both_ways(monkeypatch, build, images, incoming)
+        assert NEURON in together, name
+
+
+def residual(image):
+    node = convolution(image)
+    total = mpsnn.MPSNNAdditionNode(mpsnn.MPSCNNNeuronReLUNode(node.result_image, 0.0).result_image, image)
+    return mpsnn.MPSCNNNeuronReLUNode(total.result_image, 0.0), [node]
+
+
+def test_the_gradient_of_a_sum_is_what_comes_in(monkeypatch):
+    images, incoming = [numbers(5, *SHAPE)], np.random.default_rng(6).standard_normal(SHAPE)
+    apart, together = both_ways(monkeypatch, residual, images, incoming)
+    assert "ArithmeticGradient" in apart and "ArithmeticGradient" not in together
+
+
+def test_element_wise_operations_write_where_they_read(monkeypatch):
+    def chain(image):
+        node = mpsnn.MPSCNNNeuronSigmoidNode(image)
+        for _ in range(4):
+            node = mpsnn.MPSCNNNeuronSigmoidNode(node.result_image)
+        return node
+
+    sizes = {}
+    for fuses in ("0", "1"):
+        monkeypatch.setenv("MPSNN_FUSE", fuses)
+        network = Network("cpu", chain, differentiate=False)
+        sizes[fuses] = network.graph.plan([(1, 64, 64, 16)]).arena_bytes
+    assert sizes == {"0": 2 * 64 * 64 * 16 * 4, "1": 64 * 64 * 16 * 4}

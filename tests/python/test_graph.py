@@ -470,3 +470,24 @@ def test_a_graph_describes_itself():
     assert "MPSCNNConvolutionNode(x)" in text
     assert '-> "y"' in text
     assert repr(conv) == "<MPSCNNConvolutionNode>"
+
+
+def test_a_plan_says_how_and_why_and_what_limits_each_operation():
+    image = mpsnn.MPSNNImageNode("image")
+    weights = mpsnn.ConvolutionWeights(mpsnn.MPSCNNConvolutionDescriptor(3, 3, 64, 64), initializer="he", seed=1)
+    node = mpsnn.MPSCNNConvolutionNode(image, weights)
+    pool = mpsnn.MPSCNNPoolingMaxNode(node.result_image, 2, 2)
+    graph = MPSNNGraph("cpu", pool.result_image)
+    plan = graph.plan([(8, 56, 56, 64)])
+    convolution, pooling = plan.operations
+    # The costs of all algorithms that could have done it, the one chosen among them; fewer multiplications than it stands for.
+    assert "gemm" in convolution.reason and "winograd" in convolution.reason
+    assert convolution.algorithm.startswith("winograd") and "positions" in convolution.layout
+    assert 0 < convolution.work < convolution.flops == 2 * 8 * 56 * 56 * 64 * 64 * 9
+    assert (pooling.reason, pooling.layout, pooling.limit) == ("", "NHWC", "memory")
+    assert pooling.least_seconds == pytest.approx(pooling.bytes / plan.peak_bytes)
+    assert convolution.least_seconds >= convolution.work / plan.peak_flops
+    lines = str(plan).splitlines()
+    assert max(map(len, lines)) < 160
+    assert convolution.reason in str(plan)
+    assert MPSNNGraph("reference", pool.result_image).plan([(8, 56, 56, 64)]).operations[0].limit == ""

@@ -42,4 +42,4 @@ def test_precision_is_part_of_the_saved_contract(precision, tmp_path):
 def test_a_plan_says_how_a_convolution_is_computed_and_why():
     graph, _ = graph_of_one_convolution()
     (operation,) = graph.plan([(1, 28, 28, 16)]).operations
-    assert "Mcycles" in operation.algorithm or "MPSNN_CONV" in operation.algorithm
+    assert "Mcycles" in operation.reason or "MPSNN_CONV" in operation.reason

@@ -7,7 +7,6 @@ import subprocess
 import sys
 from pathlib import Path
 
-import mpsnn
 import pytest
 from mpsnn import _mpsnn
 from mpsnn.bench import side_mpsnn

@@ -31,11 +31,16 @@ struct EncodedBatches {
   std::vector<StatePtr> destination_states;
 };
 
-/// One row of a plan: an operation and what it costs.
+/// One row of a plan: an operation, how it is computed and why so, and what it costs.
 struct PlannedOperation {
   std::string operation, node, algorithm, result;
-  double flops = 0;
+  std::string layout;  ///< of its numbers inside the kernel
+  std::string reason;  ///< why this algorithm; empty where there is one only
+  double flops = 0;       ///< of a direct loop, 2 per multiply-add: what rates are usually quoted for
+  double work = 0;        ///< of the algorithm: Winograd's needs fewer
   std::size_t bytes = 0;  ///< operands read and written
+  std::string limit;      ///< "compute" or "memory", whichever takes longer at the machine's peak; empty where that is unknown
+  double least_seconds = 0;  ///< that time
 };
 
 /// What graph.plan() reports before anything runs.
@@ -45,6 +50,7 @@ struct MPSNN_API PlanReport {
   std::size_t arena_bytes = 0;      ///< images, states and scratch, laid out by lifetimes
   std::size_t unshared_bytes = 0;   ///< the same images without sharing
   std::size_t parameter_bytes = 0;  ///< parameters and their gradients
+  double peak_flops = 0, peak_bytes = 0;  ///< of this machine, per second, as measured with its threads; 0 for other engines
   std::string text() const;
 };
 
@@ -52,6 +58,7 @@ struct MPSNN_API PlanReport {
 struct MPSNN_API ProfileReport {
   std::vector<PlannedOperation> operations;
   std::vector<double> seconds;  ///< per operation, the median of all runs
+  double peak_flops = 0, peak_bytes = 0;
   std::string text() const;
 };
 

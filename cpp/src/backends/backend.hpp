@@ -40,13 +40,22 @@ class Kernel {
   virtual ~Kernel() = default;
   virtual std::size_t scratch_bytes() const { return 0; }
   virtual void run(const KernelCall& call) = 0;
-  /// What plan() prints: the algorithm chosen and why, e.g. "implicit GEMM 6x16".
+  // What plan() prints: the algorithm, how it lays numbers out, what it was chosen for where there was a choice, and the floating-point
+  // operations that it needs where a direct loop needs `direct`.
   virtual std::string algorithm() const { return "direct"; }
+  virtual std::string layout() const { return "NHWC"; }
+  virtual std::string reason() const { return ""; }
+  virtual double flops(double direct) const { return direct; }
 };
 
 class EngineGraph;
 class ParameterStore;
 struct GraphParts;
+
+/// What a machine can do at best, per second: floating-point operations, and bytes of memory read or written. Zeros where nobody knows.
+struct MachinePeak {
+  double flops = 0, bytes = 0;
+};
 
 /// An engine.
 class Backend {
@@ -55,6 +64,8 @@ class Backend {
   virtual ElementType element_type() const = 0;
   /// Zeros for a graph's parameters, in memory that the engine computes with.
   virtual Buffer allocate(std::size_t count) const { return Buffer(count, element_type()); }
+  /// For the threads that it uses now; measured at the first call, which takes some 50 ms.
+  virtual MachinePeak peak() const { return {}; }
   /// Whose rules a graph must keep before it is built, a name that NNGraph::preflight() knows; null where nothing refuses.
   virtual const char* preflight_engine() const { return nullptr; }
   /// The engine's side of one graph; `parts` and `parameters` outlive it.

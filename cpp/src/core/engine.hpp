@@ -51,6 +51,8 @@ class Executable {
   const Plan& plan() const { return plan_; }
   /// What plan() prints for a step.
   virtual std::string algorithm(std::size_t step) const = 0;
+  /// The kernel behind a step; null for engines that have none.
+  virtual const Kernel* kernel(std::size_t) const { return nullptr; }
   virtual void run(const Bindings& bindings) = 0;
   /// Runs `runs` times and writes the seconds of every step, run after run.
   virtual void profile(Bindings bindings, std::size_t runs, double* seconds);

@@ -50,7 +50,7 @@ KernelExecutable::KernelExecutable(Plan plan, const KernelBackend& backend, Prec
     most_inputs = std::max(most_inputs, step.inputs.size());
     most_outputs = std::max(most_outputs, step.outputs.size());
   }
-  scratch_offset_ = lay_out_arena(plan_, element_bytes(type_), scratch_bytes);
+  scratch_offset_ = lay_out_arena(plan_, element_bytes(type_), scratch_bytes, backend.fuses());
   inputs_.resize(most_inputs);
   outputs_.resize(most_outputs);
 }

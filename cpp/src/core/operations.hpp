@@ -79,6 +79,10 @@ struct PoolingGradientOp {
 
 // --- element-wise ------------------------------------------------------------------------------------------------
 
+/// A ReLU whose result tells the sign of x, so that its gradient may read the result in place of x: f(x) = x < 0 ? a * x : x, where
+/// negative x give negative results, if need be -0, and zeros +0. Made by fused() alone; no node has it.
+inline constexpr CNNNeuronType kSignedReLU = static_cast<CNNNeuronType>(1000);
+
 /// inputs: x -> y (9.2)
 struct NeuronOp {
   NNNeuronDescriptor neuron;

@@ -52,29 +52,69 @@ void prune(Plan& plan, const std::vector<ValueId>& needed) {
   plan.steps = std::move(kept);
 }
 
-std::size_t lay_out_arena(Plan& plan, std::size_t element_bytes, std::size_t scratch_bytes) {
-  find_lifetimes(plan);
+namespace {
+
+/// True for an operation whose first result may lie where its first operand does.
+bool may_work_in_place(const Operation& operation) {
+  if (const auto* op = std::get_if<ArithmeticOp>(&operation)) return op->primary == ArithmeticOp::Source{op->primary.scale} && op->secondary == ArithmeticOp::Source{op->secondary.scale};
+  return std::holds_alternative<NeuronOp>(operation) || std::holds_alternative<NeuronGradientOp>(operation) || std::holds_alternative<ReshapeOp>(operation) ||
+         std::holds_alternative<BatchNormalizationGradientOp>(operation);
+}
+
+/// Values that lie in one place: from the first step of the first to the last step of the last.
+struct Place {
   std::vector<Value*> values;
-  for (Value& value : plan.values) {
-    if (value.storage != Storage::arena || value.first_step < 0) continue;
-    if (value.bytes == 0) value.bytes = value.shape.count() * element_bytes;
-    values.push_back(&value);
+  std::size_t bytes = 0;
+  int first_step = -1, last_step = -1;
+};
+
+std::vector<Place> places_of(Plan& plan, bool in_place) {
+  std::vector<Place> places(plan.values.size());
+  std::vector<ValueId> place_of(plan.values.size());
+  for (std::size_t id = 0; id < plan.values.size(); ++id) {
+    Value& value = plan.values[id];
+    place_of[id] = static_cast<ValueId>(id);
+    if (value.storage == Storage::arena && value.first_step >= 0) places[id] = {{&value}, value.bytes, value.first_step, value.last_step};
   }
-  // Largest first, each at the lowest place free during its life: within a few percent of the best for such chains.
-  std::stable_sort(values.begin(), values.end(), [](const Value* a, const Value* b) { return a->bytes > b->bytes; });
-  std::vector<Value*> placed;
+  for (int i = 0; in_place && i < static_cast<int>(plan.steps.size()); ++i) {
+    const Step& step = plan.steps[i];
+    if (!may_work_in_place(step.operation) || step.outputs.empty() || step.inputs.empty()) continue;
+    const ValueId input = step.inputs[0], output = step.outputs[0];
+    if (input == kNoValue || output == kNoValue || std::count(step.inputs.begin(), step.inputs.end(), input) != 1) continue;
+    Place &from = places[place_of[input]], &to = places[output];
+    const bool is_free = from.last_step == i && to.first_step == i && from.bytes == to.bytes && !from.values.empty() && !to.values.empty();
+    if (!is_free) continue;
+    from.values.push_back(to.values[0]);
+    from.last_step = to.last_step;
+    place_of[output] = place_of[input];
+    to = {};
+  }
+  std::erase_if(places, [](const Place& place) { return place.values.empty(); });
+  return places;
+}
+
+}  // namespace
+
+std::size_t lay_out_arena(Plan& plan, std::size_t element_bytes, std::size_t scratch_bytes, bool in_place) {
+  find_lifetimes(plan);
+  for (Value& value : plan.values)
+    if (value.storage == Storage::arena && value.first_step >= 0 && value.bytes == 0) value.bytes = value.shape.count() * element_bytes;
+  std::vector<Place> places = places_of(plan, in_place);
+  // Largest first, each at the lowest offset free during its life: within a few percent of the best for such chains.
+  std::stable_sort(places.begin(), places.end(), [](const Place& a, const Place& b) { return a.bytes > b.bytes; });
+  std::vector<std::pair<std::size_t, const Place*>> placed;  // by offset
   std::size_t end = 0;
-  for (Value* value : values) {
+  for (const Place& place : places) {
     std::size_t offset = 0;
-    for (const Value* other : placed) {  // sorted by offset
-      const bool lives_together = value->first_step <= other->last_step && other->first_step <= value->last_step;
+    for (const auto& [other_offset, other] : placed) {
+      const bool lives_together = place.first_step <= other->last_step && other->first_step <= place.last_step;
       if (!lives_together) continue;
-      if (offset + value->bytes <= other->offset) break;
-      offset = std::max(offset, round_up(other->offset + other->bytes));
+      if (offset + place.bytes <= other_offset) break;
+      offset = std::max(offset, round_up(other_offset + other->bytes));
     }
-    value->offset = offset;
-    placed.insert(std::upper_bound(placed.begin(), placed.end(), value, [](const Value* a, const Value* b) { return a->offset < b->offset; }), value);
-    end = std::max(end, round_up(offset + value->bytes));
+    for (Value* value : place.values) value->offset = offset;
+    placed.insert(std::upper_bound(placed.begin(), placed.end(), offset, [](std::size_t at, const auto& other) { return at < other.first; }), {offset, &place});
+    end = std::max(end, round_up(offset + place.bytes));
   }
   plan.arena_bytes = end + round_up(scratch_bytes);
   return end;

@@ -30,7 +30,7 @@ class Request:
     output: Path | None
 
 
-def _chosen_layers(request: Request) -> list[tuple[LayerCase, str]]:
+def _chosen_layers(request: Request, is_quick: bool) -> list[tuple[LayerCase, str]]:
     from mpsnn._errors import make_error
 
     unknown = [name for name in request.passes if name not in _PASSES]
@@ -43,6 +43,8 @@ def _chosen_layers(request: Request) -> list[tuple[LayerCase, str]]:
         return []
     text = request.layers or ""
     cases = [case for case in LAYERS if text in case.name or text in case.group]
+    if is_quick and request.layers is None:
+        cases = list({case.group: case for case in reversed(cases)}.values())[::-1]  # the first of each kind
     if not cases:
         raise make_error(
             "OptionError", f'no layer\'s name contains "{text}".', hint=", ".join(case.name for case in LAYERS)
@@ -69,7 +71,7 @@ def run(request: Request, settings: Settings, say: Callable[[str], None]) -> lis
     """Runs the request; `say` gets lines of text."""
     from mpsnn.bench.report import line, markdown, plot
 
-    layers, steps = _chosen_layers(request), _chosen_steps(request)
+    layers, steps = _chosen_layers(request, settings.quick), _chosen_steps(request)
     if request.profile:
         from mpsnn.bench.side_mpsnn import profile, set_threads
 
@@ -94,30 +96,40 @@ def run(request: Request, settings: Settings, say: Callable[[str], None]) -> lis
         for case, which in layers:
             results.append(runner.layer(case, which))
             say(line(results[-1]))
-        if request.scaling:
-            scaling = _scale(runner, settings.threads, say)
+    if request.scaling:
+        scaling = _scale(settings, [name for name in sides if name == "mpsnn" or not settings.quick], say)
     if request.output is not None:
         command = "mpsnn " + " ".join(sys.argv[1:])
-        request.output.write_text(markdown(results, command, settings.threads, scaling) + "\n")
         plot(results, request.output.with_suffix(".png"))
+        request.output.write_text(markdown(results, command, settings, scaling, request.output.stem) + "\n")
         say(f"wrote {request.output} and {request.output.with_suffix('.png')}")
     return results
 
 
-def _scale(runner: Runner, threads: int, say: Callable[[str], None]) -> dict[str, list[Result]]:
+def _scale(settings: Settings, sides: list[str], say: Callable[[str], None]) -> dict[str, list[Result]]:
+    """Batches, images and threads of several sizes. PyTorch follows; JAX decides about its threads once in a process."""
     from mpsnn.bench.report import line
 
     scaling: dict[str, list[Result]] = {}
-    for title, cases in SCALING.items():
-        scaling[title] = [runner.step(case) for case in cases]
-    scaling["threads"] = []
-    for case in STEPS:
-        for count in range(1, threads + 1):
-            result = runner.step(case, count)
-            result.description = f"{case.name}, {count} thread" + ("s" if count > 1 else "")
-            scaling["threads"].append(result)
+    with Runner([name for name in sides if name == "mpsnn" or name.startswith("torch")], settings, say) as runner:
+        for title, cases in SCALING.items():
+            scaling[title] = [runner.step(case) for case in cases]
+            firsts: dict[str, tuple[StepCase, float]] = {}
+            for case, result in zip(cases, scaling[title], strict=True):
+                first, seconds = firsts.setdefault(case.network, (case, result.seconds))
+                pixels = case.images * case.size**2 / (first.images * first.size**2)
+                result.scale = f"{result.seconds / seconds / pixels:.2f} of the first, per pixel"
+        scaling["threads"] = []
+        for case in STEPS:
+            one = 0.0
+            for count in range(1, settings.threads + 1):
+                result = runner.step(case, count)
+                result.description = f"{case.name}, {count} thread" + ("s" if count > 1 else "")
+                one = one or result.seconds
+                result.scale = f"{one / result.seconds:.2f} times as fast as one thread" if count > 1 else ""
+                scaling["threads"].append(result)
     for title, results in scaling.items():
         say(title)
         for result in results:
-            say(line(result))
+            say(f"{line(result)}  {result.scale}")
     return scaling

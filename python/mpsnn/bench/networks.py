@@ -188,6 +188,27 @@ def layer_shapes(network: Network) -> list[tuple[int, int, int, int]]:
     return shapes
 
 
+def flops(network: Network) -> float:
+    """Floating-point operations of a training step: those of every layer that multiplies, forward and twice backward, but for the
+    gradient of the images."""
+    from math import prod
+
+    shapes, total = layer_shapes(network), 0.0
+    for layer, result in zip(network.layers, shapes, strict=True):
+        source = shapes[layer.sources[0]] if layer.sources[0] >= 0 else network.input_shape
+        o = layer.options
+        if layer.kind == "convolution":
+            products = prod(result) * o["kernel"] ** 2 * source[3] / o["groups"]
+        elif layer.kind == "transposed":
+            products = prod(source) * o["kernel"] ** 2 * o["outputs"]
+        elif layer.kind == "fully_connected":
+            products = float(prod(source) * o["outputs"])
+        else:
+            continue
+        total += 2 * products * (2 if layer.sources[0] < 0 else 3)
+    return total
+
+
 def parameters(network: Network, seed: int = 0) -> list[dict[str, Any]]:
     """Per layer its arrays, drawn from `seed`: weights O x kH x kW x I/groups, biases O; nothing for layers without."""
     import numpy as np

@@ -6,9 +6,8 @@ from __future__ import annotations
 import platform
 from pathlib import Path
 from statistics import median
-from typing import Any
 
-from mpsnn.bench.run import Result
+from mpsnn.bench.run import Result, Settings
 
 _HOW = (
     "A ratio is the time of the fastest PyTorch variant (NCHW and channels_last, each with the default allocator and with one "
@@ -69,15 +68,20 @@ def line(result: Result) -> str:
     )
 
 
-def markdown(results: list[Result], command: str, threads: int, scaling: dict[str, list[Result]]) -> str:
+def markdown(
+    results: list[Result], command: str, settings: Settings, scaling: dict[str, list[Result]], picture: str
+) -> str:
     lines = [
         "# Benchmarks",
         "",
-        f"Made by `{command}` on {_machine()}, {threads} threads, float32; {_versions()}; instruction set {_instruction_set()}.",
+        f"Made by `{command}` on {_machine()}, {settings.threads} threads, float32, {settings.rounds} rounds; {_versions()}; instruction "
+        f"set {_instruction_set()}." + (" A quick run: to see that it runs, not to quote." if settings.quick else ""),
         "",
         _HOW,
         "",
     ]
+    if any(result.ratio() for result in results):
+        lines += [f"![Ratios by kind of layer]({picture}.png)", ""]
     layers = [result for result in results if result.which != "step"]
     steps = [result for result in results if result.which == "step"]
     if steps:
@@ -109,13 +113,25 @@ def _step_table(steps: list[Result]) -> list[str]:
             _ratio(result), memory, others,
         ])  # fmt: skip
     return _table(
-        ["step", "fastest PyTorch", "ours, ms", "theirs, ms", "ratio", "peak memory, torch / ours", "others"], rows
+        [
+            "step",
+            "fastest PyTorch",
+            "ours, ms",
+            "theirs, ms",
+            "ratio",
+            "our peak memory, PyTorch's / ours",
+            "others / ours",
+        ],
+        rows,
     )
 
 
 def _scaling_table(results: list[Result]) -> list[str]:
-    rows = [[result.description, result.rival(), _milliseconds(result.seconds), _ratio(result)] for result in results]
-    return _table(["case", "fastest PyTorch", "ours, ms", "ratio"], rows)
+    rows = [
+        [result.description, result.rival(), _milliseconds(result.seconds), result.scale, _ratio(result)]
+        for result in results
+    ]
+    return _table(["case", "fastest PyTorch", "ours, ms", "our time", "ratio"], rows)
 
 
 def _summary(layers: list[Result]) -> list[str]:
@@ -146,23 +162,34 @@ def _layer_table(layers: list[Result]) -> list[str]:
 
 
 def plot(results: list[Result], path: Path) -> None:
-    """Ratios as bars, cases of a kind together."""
+    """Ratios as bars: one for each training step, and one for each kind of layer and pass."""
     import matplotlib
 
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
-    shown: list[Any] = [(result, result.ratio()) for result in results if result.ratio()]
-    figure, axes = pyplot.subplots(figsize=(9, max(2.0, 0.19 * len(shown) + 1)))
+    bars: dict[tuple[str, str], list[tuple[float, float, float]]] = {}
+    for result in results:
+        ratio = result.ratio()
+        if ratio:
+            bars.setdefault((result.name if result.which == "step" else result.group, result.which), []).append(ratio)
+    figure, axes = pyplot.subplots(figsize=(9, max(2.0, 0.19 * len(bars) + 1)))
     colors = {"forward": "#4477aa", "data gradient": "#ee6677", "weight gradient": "#228833", "step": "#222222"}
-    places = range(len(shown))
-    for place, (result, (middle, low, high)) in zip(places, shown, strict=True):
-        axes.barh(place, middle, color=colors.get(result.which, "#aa3377"))
-        axes.plot([low, high], [place, place], color="black", linewidth=1)
+    for place, ((_, which), ratios) in enumerate(bars.items()):
+        axes.barh(place, median([middle for middle, _, _ in ratios]), color=colors.get(which, "#aa3377"))
+        # Of one case its quartiles, of several the worst and the best.
+        spread = ratios[0][1:] if len(ratios) == 1 else (min(ratios)[0], max(ratios)[0])
+        axes.plot(spread, [place, place], color="#999999", linewidth=1.5)
     axes.axvline(1, color="black", linewidth=0.8)
-    axes.set_yticks(list(places), [f"{result.name}, {result.which}" for result, _ in shown], fontsize=6)
-    axes.set_ylim(max(len(shown), 1) - 0.5, -0.5)
-    axes.set_xlabel("time of the fastest PyTorch variant / ours (line: quartiles)")
+    names = [
+        f"{name}, {which}" + (f" ({len(ratios)})" if len(ratios) > 1 else "") for (name, which), ratios in bars.items()
+    ]
+    axes.set_yticks(list(range(len(bars))), names, fontsize=6)
+    axes.set_ylim(max(len(bars), 1) - 0.5, -0.5)
+    axes.set_xlabel(
+        "time of the fastest PyTorch variant / ours: median of a kind's cases (line: worst to best; of one case: quartiles)",
+        fontsize=7,
+    )
     figure.tight_layout()
     figure.savefig(path, dpi=110)
     pyplot.close(figure)

@@ -103,6 +103,7 @@ class Result:
     bytes: float = 0.0
     peak_bytes: dict[str, int] = field(default_factory=dict)
     problems: list[str] = field(default_factory=list)
+    scale: str = ""  # how the time follows what is scaled
 
     @property
     def seconds(self) -> float:
@@ -134,6 +135,7 @@ class Settings:
     slot: float = 0.12
     threads: int = 2
     compile: bool = False
+    quick: bool = False
 
 
 class Runner:

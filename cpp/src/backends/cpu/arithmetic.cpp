@@ -50,11 +50,13 @@ void with_function(const ArithmeticOp& op, Visit visit) {
   }
 }
 
-/// r[i] := f(x[i * x_stride], y[i * y_stride]); the strides are 0 or more, and 1 is what memory speed needs.
+/// r[i] := f(x[i * x_stride], y[i * y_stride]), where `r` may be `x`; the strides are 0 or more, and 1 is what memory speed needs.
 template <class F>
 void combine(F f, const float* __restrict x, std::size_t x_stride, const float* __restrict y, std::size_t y_stride,
              float* __restrict r, std::size_t count) {
-  if (x_stride == 1 && y_stride == 1) for (std::size_t i = 0; i < count; ++i) r[i] = f(x[i], y[i]);
+  // In place `x` is not looked at: the compiler would find that it overlaps `r` and not make vectors.
+  if (x == r && x_stride == 1 && y_stride == 1) for (std::size_t i = 0; i < count; ++i) r[i] = f(r[i], y[i]);
+  else if (x_stride == 1 && y_stride == 1) for (std::size_t i = 0; i < count; ++i) r[i] = f(x[i], y[i]);
   else if (x_stride == 1 && y_stride == 0) for (std::size_t i = 0; i < count; ++i) r[i] = f(x[i], *y);
   else if (x_stride == 0 && y_stride == 1) for (std::size_t i = 0; i < count; ++i) r[i] = f(*x, y[i]);
   else for (std::size_t i = 0; i < count; ++i) r[i] = f(x[i * x_stride], y[i * y_stride]);

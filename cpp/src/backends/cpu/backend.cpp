@@ -12,6 +12,7 @@ namespace {
 class Cpu final : public KernelBackend {
  public:
   ElementType element_type() const override { return ElementType::float32; }
+  MachinePeak peak() const override { return cpu::machine_peak(); }
 
   std::size_t saved_bytes(const Operation& forward, const OperandShapes& shapes) const override {
     const auto* pooling = std::get_if<PoolingOp>(&forward);

@@ -132,14 +132,17 @@ class CorrelationKernel final : public Kernel {
 /// A kernel that says why it was chosen.
 class ExplainedKernel final : public Kernel {
  public:
-  ExplainedKernel(std::unique_ptr<Kernel> kernel, std::string reason) : kernel_(std::move(kernel)), reason_(std::move(reason)) {}
+  ExplainedKernel(std::unique_ptr<Kernel> kernel, ConvolutionChoice choice) : kernel_(std::move(kernel)), choice_(std::move(choice)) {}
   std::size_t scratch_bytes() const override { return kernel_->scratch_bytes(); }
   void run(const KernelCall& call) override { kernel_->run(call); }
-  std::string algorithm() const override { return kernel_->algorithm() + " (" + reason_ + ")"; }
+  std::string algorithm() const override { return kernel_->algorithm(); }
+  std::string layout() const override { return choice_.layout; }
+  std::string reason() const override { return choice_.reason; }
+  double flops(double direct) const override { return choice_.work != 0 ? choice_.work : direct; }
 
  private:
   std::unique_ptr<Kernel> kernel_;
-  std::string reason_;
+  ConvolutionChoice choice_;
 };
 
 std::size_t pixels_of(int images, int height, int width) {
@@ -149,7 +152,7 @@ std::size_t pixels_of(int images, int height, int width) {
 }  // namespace
 
 std::unique_ptr<Kernel> explain(std::unique_ptr<Kernel> kernel, const ConvolutionChoice& choice) {
-  return std::make_unique<ExplainedKernel>(std::move(kernel), choice.reason);
+  return std::make_unique<ExplainedKernel>(std::move(kernel), choice);
 }
 
 std::unique_ptr<Kernel> make_forward(const ConvolutionGeometry& geometry, const WeightLayout& layout, int images,

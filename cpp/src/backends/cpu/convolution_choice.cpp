@@ -103,6 +103,28 @@ double winograd_cycles(const ConvolutionProblem& p) {
   return p.geometry.groups * (images + products + weights);
 }
 
+/// The products at the positions of the tiles; transforms, additions mostly, are a tenth of them.
+double winograd_flops(const ConvolutionProblem& p) {
+  const WinogradTransforms& transforms = *winograd_transforms(p.geometry.window.y.kernel, p.precision);
+  return 2 * tile_count(p, transforms) * transforms.positions() * p.group_inputs() * p.geometry.output_channels;
+}
+
+ConvolutionChoice described(ConvolutionChoice choice, const ConvolutionProblem& p) {
+  switch (choice.algorithm) {
+    case ConvolutionAlgorithm::direct: choice.layout = "NHWC"; break;
+    case ConvolutionAlgorithm::gemm:
+    case ConvolutionAlgorithm::columns:
+      choice.layout = p.pass == ConvolutionPass::weight_gradient ? "NHWC" : "NHWC, weights in panels";
+      break;
+    case ConvolutionAlgorithm::winograd: {
+      const std::string side = std::to_string(winograd_transforms(p.geometry.window.y.kernel, p.precision)->tile());
+      choice.layout = "NHWC to " + side + "x" + side + " positions of tiles x channels";
+      choice.work = winograd_flops(p);
+    }
+  }
+  return choice;
+}
+
 std::string winograd_obstacle(const ConvolutionProblem& p) {
   const Axis &y = p.geometry.window.y, &x = p.geometry.window.x;
   if (y.kernel != x.kernel || !winograd_transforms(y.kernel, p.precision)) return "not 3 x 3 or 5 x 5 taps";
@@ -169,7 +191,7 @@ ConvolutionChoice choose(const ConvolutionProblem& problem) {
   std::string note;
   if (const auto wanted = wanted_algorithm()) {
     const std::string why_not = obstacle(*wanted, problem);
-    if (why_not.empty()) return {*wanted, "MPSNN_CONV"};
+    if (why_not.empty()) return described({*wanted, "MPSNN_CONV"}, problem);
     note = std::string("not ") + name_of(*wanted) + ": " + why_not + "; ";
   }
   ConvolutionChoice choice;
@@ -186,7 +208,7 @@ ConvolutionChoice choose(const ConvolutionProblem& problem) {
     choice.algorithm = algorithm;
   }
   choice.reason = note + "Mcycles: " + others;
-  return choice;
+  return described(std::move(choice), problem);
 }
 
 }  // namespace mpsnn::cpu

@@ -36,7 +36,9 @@ struct ConvolutionProblem {
 
 struct ConvolutionChoice {
   ConvolutionAlgorithm algorithm = ConvolutionAlgorithm::gemm;
-  std::string reason;  ///< for plan()
+  // For plan():
+  std::string reason, layout;
+  double work = 0;  ///< floating-point operations; 0 for those of a direct loop
 };
 
 /// What keeps an algorithm from computing this, e.g. "stride 2"; empty when nothing does.

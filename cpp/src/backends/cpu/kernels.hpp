@@ -9,6 +9,9 @@
 /// Each is defined beside its family; backend.cpp picks one by the operation's type.
 namespace mpsnn::cpu {
 
+/// Backend::peak (machine_peak.cpp).
+MachinePeak machine_peak();
+
 // convolution.cpp, convolution_transpose.cpp
 std::unique_ptr<Kernel> make_kernel(const ConvolutionOp& op, const OperandShapes& shapes, Precision precision);
 std::unique_ptr<Kernel> make_kernel(const ConvolutionDataGradientOp& op, const OperandShapes& shapes, Precision precision);

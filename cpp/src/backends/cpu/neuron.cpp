@@ -8,7 +8,9 @@
 namespace mpsnn::cpu {
 namespace {
 
-NeuronFunction function_of(const NNNeuronDescriptor& neuron) { return {neuron.neuron_type, neuron.a, neuron.b, neuron.c}; }
+NeuronFunction function_of(const NNNeuronDescriptor& neuron) {
+  return {neuron.neuron_type, neuron.a, neuron.b, neuron.c, neuron.neuron_type == kSignedReLU};
+}
 
 /// PReLU's slope of a channel; channels behind the given slopes have slope 0.
 float channel_slope(const NNNeuronDescriptor& neuron, int channel) {

@@ -122,6 +122,7 @@ std::unique_ptr<Kernel> map_kernel(std::size_t count, Function function) {
 
 std::unique_ptr<Kernel> make_kernel(const ReshapeOp&, const OperandShapes& shapes) {
   return function_kernel([count = shapes.outputs[0].count()](const KernelCall& call) {
+    if (call.input<float>(0) == call.output<float>(0)) return;  // the plan gave both one place
     parallel_ranges(count, 1, [&](std::size_t begin, std::size_t end, int) {
       std::copy(call.input<float>(0) + begin, call.input<float>(0) + end, call.output<float>(0) + begin);
     });

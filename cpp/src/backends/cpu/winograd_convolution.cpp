@@ -121,7 +121,7 @@ class WinogradConvolution final : public WinogradKernel {
       if (!shares_tiles_) return run_block(static_cast<int>(task % ranges), task / ranges, true, call, own);
       for (int range = 0; range < ranges; ++range) run_block(range, task, range % ranges_ == 0, call, own);
     });
-    if (!has_neuron_) return;
+    if (!has_neuron_ || fuses_neuron()) return;
     parallel_for((tiles_.count() + kTaskTiles - 1) / kTaskTiles, [&](std::size_t task, int) {
       const std::size_t begin = task * kTaskTiles;
       tiles_.for_each_run(begin, static_cast<int>(std::min(kTaskTiles, tiles_.count() - begin)), [&](std::size_t pixel, int pixels) {
@@ -133,6 +133,9 @@ class WinogradConvolution final : public WinogradKernel {
  private:
   static constexpr int kRange = 64, kTasks = 4;
   static constexpr std::size_t kTaskTiles = 4, kBlocks = 8;
+
+  /// While the block's pixels are in the cache; PReLU's slopes are those of whole pixels.
+  bool fuses_neuron() const { return has_neuron_ && neuron_.neuron_type != CNNNeuronType::PReLU; }
 
   /// Blocks of at most `most` tiles, which should be whole rows of the micro-kernel.
   std::size_t blocks_of(int most) const {
@@ -187,6 +190,12 @@ class WinogradConvolution final : public WinogradKernel {
     const int offset = group * shape_.columns() + channel;
     tiles_.transform_outputs(transforms_, m, m_stride_, m_step_, bias ? bias + offset : nullptr, end - channel, first, tiles,
                              call.output<float>(0) + offset, result_channels_);
+    if (!fuses_neuron()) return;
+    tiles_.for_each_run(first, tiles, [&](std::size_t pixel, int pixels) {
+      float* values = call.output<float>(0) + pixel * result_channels_ + offset;
+      if (end - channel == result_channels_) return apply_neuron(neuron_, values, pixels, result_channels_);
+      for (int i = 0; i < pixels; ++i) apply_neuron(neuron_, values + std::ptrdiff_t(i) * result_channels_, 1, end - channel);
+    });
   }
 
   int ranges_ = 1, chunks_ = 1, chunk_ = 1, block_ = 1, m_stride_ = 1;

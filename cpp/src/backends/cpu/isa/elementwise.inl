@@ -21,6 +21,15 @@ struct PlainReLU {
   float value(float x) const { return x < 0 ? 0.0f : x; }
   float gradient(float e, float x) const { return x >= 0 ? e : 0.0f; }
 };
+/// The sign of a result is that of x, and zeros are +0: the gradient reads the result.
+struct SignedReLU {
+  float a;
+  float value(float x) const { return x < 0 ? (a == 0 ? -0.0f : a * x) : x + 0.0f; }
+  float gradient(float e, float y) const {
+    const bool is_negative = __builtin_signbit(y) || y != y;
+    return is_negative ? (a == 0 ? 0.0f : a * e) : e;
+  }
+};
 struct Linear {
   float a, b;
   float value(float x) const { return a * x + b; }
@@ -129,6 +138,7 @@ struct GeLU {
 template <class Visit>
 decltype(auto) with_function(const NeuronFunction& neuron, Visit visit) {
   const float a = neuron.a, b = neuron.b, c = neuron.c;
+  if (neuron.keeps_sign) return visit(SignedReLU{a});
   switch (neuron.type) {
     case CNNNeuronType::ReLU: return a == 0 ? visit(PlainReLU{}) : visit(ReLU{a});
     case CNNNeuronType::Linear: return visit(Linear{a, b});
@@ -205,7 +215,8 @@ inline float behind_relu(float e, float x, float mean, float scale, float beta, 
   return (x - mean) * scale + beta >= 0 ? e : slope * e;
 }
 
-template <bool kRectifies>
+/// In place, `e` is not looked at.
+template <bool kRectifies, bool kInPlace>
 void normalize_gradient_pixels(const float* __restrict e, const float* __restrict x, float* __restrict gradient, std::size_t pixels,
                                int channels, const ChannelNormalization& n, const float* __restrict constant,
                                const float* __restrict factor) {
@@ -213,15 +224,16 @@ void normalize_gradient_pixels(const float* __restrict e, const float* __restric
   const float slope = n.slope;
   for (std::size_t p = 0; p < pixels; ++p, e += channels, x += channels, gradient += channels)
     for (int c = 0; c < channels; ++c) {
-      const float incoming = behind_relu<kRectifies>(e[c], x[c], mean[c], scale[c], beta[c], slope);
+      const float incoming = behind_relu<kRectifies>(kInPlace ? gradient[c] : e[c], x[c], mean[c], scale[c], beta[c], slope);
       gradient[c] = scale[c] * ((incoming - constant[c]) - (x[c] - mean[c]) * factor[c]);
     }
 }
 
 void normalize_gradient(const float* e, const float* x, float* gradient, std::size_t pixels, int channels, const ChannelNormalization& n,
                         const float* constant, const float* factor) {
-  n.has_relu ? normalize_gradient_pixels<true>(e, x, gradient, pixels, channels, n, constant, factor)
-             : normalize_gradient_pixels<false>(e, x, gradient, pixels, channels, n, constant, factor);
+  const auto run = e == gradient ? (n.has_relu ? normalize_gradient_pixels<true, true> : normalize_gradient_pixels<false, true>)
+                                 : (n.has_relu ? normalize_gradient_pixels<true, false> : normalize_gradient_pixels<false, false>);
+  run(e, x, gradient, pixels, channels, n, constant, factor);
 }
 
 void sum_deviations(const float* __restrict x, std::size_t stride, std::size_t pixels, const float* __restrict center,

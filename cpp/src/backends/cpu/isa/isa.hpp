@@ -14,6 +14,7 @@ namespace mpsnn::cpu {
 struct NeuronFunction {
   CNNNeuronType type;
   float a, b, c;
+  bool keeps_sign = false;  ///< kSignedReLU
 };
 
 /// One number of each kind for a channel: (x - mean) * scale + beta, and a ReLU with `slope` below 0 behind it, or none.
@@ -193,7 +194,7 @@ struct Isa {
   void (*neuron_gradient)(const NeuronFunction& function, const float* incoming, const float* x, float* gradient, std::size_t count);
   /// Normalized pixels.
   void (*normalize)(const float* x, float* y, std::size_t pixels, int channels, const ChannelNormalization& n);
-  /// gradient := scale * (e' - constant - (x - mean) * factor), e' the incoming gradient behind the ReLU.
+  /// gradient := scale * (e' - constant - (x - mean) * factor), e' the incoming gradient behind the ReLU. `gradient` may be `e`.
   void (*normalize_gradient)(const float* e, const float* x, float* gradient, std::size_t pixels, int channels,
                              const ChannelNormalization& n, const float* constant, const float* factor);
   /// deviations[c] := the sum of x[c] - center[c] over pixels that lie `stride` floats apart; squares[c] := that of its square
