@@ -345,7 +345,7 @@ def bench(
         typer.Option(help="Of torch, torch tuned, jax, mlx, separated by commas.", show_default="installed ones"),
     ] = None,
     quick: Annotated[
-        bool, typer.Option("--quick", help="Two short rounds, one layer of each kind: not to quote.")
+        bool, typer.Option("--quick", help="Two short rounds, PyTorch only: ten minutes, not to quote.")
     ] = False,
     rounds: Annotated[int, typer.Option(min=2, help="Turns of every side; each gives one ratio.")] = 5,
     slot: Annotated[float, typer.Option(min=0.001, help="Least seconds of a turn.")] = 0.12,
@@ -360,7 +360,7 @@ def bench(
 ) -> None:
     """Times layers and training steps against other frameworks, turn by turn, after comparing what they compute.
 
-    With neither --layers nor --steps it runs everything, which takes half an hour. A ratio is the rival's time over ours.
+    With neither --layers nor --steps it runs everything, which takes half an hour, and longer with JAX. A ratio is the rival's time over ours.
     """
     with _errors_as_text():
         import mpsnn

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The benchmark: every network trains, sides agree where PyTorch is installed, and the report is written."""
 
+import importlib
 import importlib.util
 
 import mpsnn
@@ -104,3 +105,37 @@ def test_names_that_fit_nothing_are_refused():
         run(Request(None, ["fwd"], "alexnet", False, False, [], False, None), Settings(), print)
     with pytest.raises(mpsnn.OptionError, match="no pass"):
         run(Request("3x3", ["sideways"], None, False, False, [], False, None), Settings(), print)
+
+
+@pytest.mark.oracle
+@pytest.mark.parametrize("name", ["jax", "mlx"])
+def test_a_step_of_another_framework_agrees(name):
+    pytest.importorskip(name)
+    other = importlib.import_module(f"mpsnn.bench.side_{name}")
+    case = StepCase("lenet", 4, 28)
+    (timed,) = other.step(case, {"steps": 2}).values()
+    ours = side_mpsnn.step(case, {"steps": 2})["mpsnn"].outputs
+    np.testing.assert_allclose(ours["losses"], timed.outputs["losses"], rtol=1e-3)
+    expected = timed.outputs["weight changes"]
+    assert np.linalg.norm(ours["weight changes"] - expected) < 1e-3 * np.linalg.norm(expected)
+
+
+def test_scaling_tells_how_the_time_follows_batches_images_and_threads(tmp_path, monkeypatch):
+    from mpsnn.bench import main
+
+    monkeypatch.setattr(main, "SCALING", {"batch": [StepCase("lenet", n, 16) for n in (2, 4)]})
+    monkeypatch.setattr(main, "STEPS", [StepCase("lenet", 2, 16)])
+    request = Request(None, ["fwd"], "lenet", True, False, [], False, tmp_path / "bench.md")
+    (result,) = run(request, Settings(2, 0.001, 2), lambda line: None)
+    assert result.seconds > 0
+    text = (tmp_path / "bench.md").read_text()
+    assert "## Scaling with batch" in text and "of the first, per pixel" in text
+    assert "times one thread's speed; multiply-adds alone" in text
+
+
+def test_flops_are_those_of_the_layers_that_multiply():
+    network = networks.Network("two layers", (2, 6, 6, 3), 4)
+    network.convolution(5, 3)
+    network.add("fully_connected", outputs=4)
+    convolution, fully_connected = 2 * 2 * 6 * 6 * 5 * 3 * 9, 2 * 2 * 6 * 6 * 5 * 4
+    assert networks.flops(network) == 2 * convolution + 3 * fully_connected

@@ -30,7 +30,7 @@ class Request:
     output: Path | None
 
 
-def _chosen_layers(request: Request, is_quick: bool) -> list[tuple[LayerCase, str]]:
+def _chosen_layers(request: Request) -> list[tuple[LayerCase, str]]:
     from mpsnn._errors import make_error
 
     unknown = [name for name in request.passes if name not in _PASSES]
@@ -43,8 +43,6 @@ def _chosen_layers(request: Request, is_quick: bool) -> list[tuple[LayerCase, st
         return []
     text = request.layers or ""
     cases = [case for case in LAYERS if text in case.name or text in case.group]
-    if is_quick and request.layers is None:
-        cases = list({case.group: case for case in reversed(cases)}.values())[::-1]  # the first of each kind
     if not cases:
         raise make_error(
             "OptionError", f'no layer\'s name contains "{text}".', hint=", ".join(case.name for case in LAYERS)
@@ -71,7 +69,7 @@ def run(request: Request, settings: Settings, say: Callable[[str], None]) -> lis
     """Runs the request; `say` gets lines of text."""
     from mpsnn.bench.report import line, markdown, plot
 
-    layers, steps = _chosen_layers(request, settings.quick), _chosen_steps(request)
+    layers, steps = _chosen_layers(request), _chosen_steps(request)
     if request.profile:
         from mpsnn.bench.side_mpsnn import profile, set_threads
 
@@ -79,7 +77,8 @@ def run(request: Request, settings: Settings, say: Callable[[str], None]) -> lis
         for step in steps:
             say(profile(step))
         return []
-    sides = installed_sides(request.sides)
+    # Compiling every case takes the others minutes: a quick run has them when they are named.
+    sides = installed_sides(("torch", "torch tuned") if settings.quick and request.sides is None else request.sides)
     say(f"sides: {', '.join(sides)}; {settings.threads} threads, {settings.rounds} rounds of {settings.slot} s")
     results: list[Result] = []
     scaling: dict[str, list[Result]] = {}
@@ -109,6 +108,7 @@ def run(request: Request, settings: Settings, say: Callable[[str], None]) -> lis
 def _scale(settings: Settings, sides: list[str], say: Callable[[str], None]) -> dict[str, list[Result]]:
     """Batches, images and threads of several sizes. PyTorch follows; JAX decides about its threads once in a process."""
     from mpsnn.bench.report import line
+    from mpsnn.bench.side_mpsnn import machine_peak
 
     scaling: dict[str, list[Result]] = {}
     with Runner([name for name in sides if name == "mpsnn" or name.startswith("torch")], settings, say) as runner:
@@ -120,13 +120,18 @@ def _scale(settings: Settings, sides: list[str], say: Callable[[str], None]) -> 
                 pixels = case.images * case.size**2 / (first.images * first.size**2)
                 result.scale = f"{result.seconds / seconds / pixels:.2f} of the first, per pixel"
         scaling["threads"] = []
+        peaks = [machine_peak(count)[0] for count in range(1, settings.threads + 1)]
         for case in STEPS:
             one = 0.0
             for count in range(1, settings.threads + 1):
                 result = runner.step(case, count)
                 result.description = f"{case.name}, {count} thread" + ("s" if count > 1 else "")
                 one = one or result.seconds
-                result.scale = f"{one / result.seconds:.2f} times as fast as one thread" if count > 1 else ""
+                if count > 1:
+                    alone = peaks[count - 1] / peaks[0]
+                    result.scale = (
+                        f"{one / result.seconds:.2f} times one thread's speed; multiply-adds alone {alone:.2f}"
+                    )
                 scaling["threads"].append(result)
     for title, results in scaling.items():
         say(title)

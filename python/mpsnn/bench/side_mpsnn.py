@@ -253,8 +253,18 @@ def step(case: StepCase, options: dict[str, Any]) -> dict[str, Timed]:
     return {"mpsnn": Timed(lambda seconds: repeat(lambda: graph.run([images], [state]), seconds), outputs)}
 
 
+def machine_peak(threads: int) -> tuple[float, float]:
+    """Floating-point operations and bytes per second that so many threads reach at best."""
+    before = mpsnn.num_threads()
+    mpsnn.set_num_threads(threads)
+    relu = mpsnn.MPSCNNNeuronReLUNode(mpsnn.MPSNNImageNode("x"), 0.0)
+    plan = mpsnn.MPSNNGraph("cpu", relu.result_image).plan([(1, 1, 1, 1)])
+    mpsnn.set_num_threads(before)
+    return plan.peak_flops, plan.peak_bytes
+
+
 def profile(case: StepCase, runs: int = 5, rows: int = 12) -> str:
-    """Where the time of a step goes: by operation, and the slowest ones with their rates."""
+    """Where the time of a step goes: by operation, and the slowest ones with their rates and their share of what limits them."""
     network = case.build()
     graph, _ = training_graph(network)
     images, targets = batch(network)
@@ -266,12 +276,16 @@ def profile(case: StepCase, runs: int = 5, rows: int = 12) -> str:
     kinds: dict[str, float] = {}
     for o, seconds in zip(report.operations, report.seconds, strict=True):
         kinds[o.operation] = kinds.get(o.operation, 0.0) + seconds
-    lines = [f"{case.name}: step {whole * 1e3:.2f} ms, of it operations {total * 1e3:.2f} ms"]
+    lines = [
+        f"{case.name}: step {whole * 1e3:.2f} ms, of it operations {total * 1e3:.2f} ms; the machine at best "
+        f"{report.peak_flops / 1e9:.0f} GFLOP/s, {report.peak_bytes / 1e9:.1f} GB/s"
+    ]
     for kind, seconds in sorted(kinds.items(), key=lambda item: -item[1]):
         lines.append(f"  {kind:36} {seconds * 1e3:9.2f} ms {100 * seconds / total:5.1f} %")
     slowest = sorted(zip(report.seconds, range(len(report.seconds)), strict=True), reverse=True)[:rows]
     for seconds, i in slowest:
         o = report.operations[i]
-        rates = f"{o.flops / seconds / 1e9:7.1f} GFLOP/s {o.bytes / seconds / 1e9:6.1f} GB/s"
-        lines.append(f"  {o.operation:28} {o.result:22} {seconds * 1e3:8.2f} ms {rates}  {o.algorithm}")
+        rates = f"{o.work / seconds / 1e9:7.1f} GFLOP/s {o.bytes / seconds / 1e9:6.1f} GB/s"
+        share = f"{100 * o.least_seconds / seconds:4.0f} % of {o.limit:7}"
+        lines.append(f"  {o.operation:28} {o.result:20} {seconds * 1e3:8.2f} ms {rates} {share}  {o.algorithm}")
     return "\n".join(lines)
