@@ -276,10 +276,8 @@ def profile(case: StepCase, runs: int = 5, rows: int = 12) -> str:
     kinds: dict[str, float] = {}
     for o, seconds in zip(report.operations, report.seconds, strict=True):
         kinds[o.operation] = kinds.get(o.operation, 0.0) + seconds
-    lines = [
-        f"{case.name}: step {whole * 1e3:.2f} ms, of it operations {total * 1e3:.2f} ms; the machine at best "
-        f"{report.peak_flops / 1e9:.0f} GFLOP/s, {report.peak_bytes / 1e9:.1f} GB/s"
-    ]
+    machine = f"{report.peak_flops / 1e9:.0f} GFLOP/s, {report.peak_bytes / 1e9:.1f} GB/s"
+    lines = [f"{case.name}: step {whole * 1e3:.2f} ms, operations {total * 1e3:.2f} ms; machine at best {machine}"]
     for kind, seconds in sorted(kinds.items(), key=lambda item: -item[1]):
         lines.append(f"  {kind:36} {seconds * 1e3:9.2f} ms {100 * seconds / total:5.1f} %")
     slowest = sorted(zip(report.seconds, range(len(report.seconds)), strict=True), reverse=True)[:rows]
