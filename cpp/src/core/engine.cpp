@@ -68,16 +68,29 @@ void* Executable::outside_address(const Value& value, const Bindings& bindings) 
 }
 
 std::size_t Executable::first_nonfinite(const Value& value, const Bindings& bindings) const {
-  const void* data = address(value, bindings);
-  const std::size_t count = value.shape.count();
+  return first_nonfinite_at(address(value, bindings), value.shape.count());
+}
+
+std::size_t Executable::first_nonfinite_at(const void* data, std::size_t count) const {
   if (!data) return count;
   return type_ == ElementType::float64 ? first_nonfinite_of(static_cast<const double*>(data), count)
                                        : first_nonfinite_of(static_cast<const float*>(data), count);
 }
 
 bool Executable::is_finite(const Bindings& bindings, bool watches_results) const {
+  // Gradients lie behind one another: one loop over all instead of a hundred. What lies between them may be anything, so only what is
+  // found there is looked at closely.
+  std::size_t begin = std::numeric_limits<std::size_t>::max(), end = 0;
+  for (const Value& value : plan_.values) {
+    if (value.storage != Storage::gradient || value.first_step < 0) continue;
+    begin = std::min(begin, value.offset);
+    end = std::max(end, value.offset + value.shape.count());
+  }
+  const Value all{.shape = {1, 1, 1, 0}, .storage = Storage::gradient, .offset = begin, .label = {}};
+  const std::size_t count = end > begin ? end - begin : 0;
+  const bool are_gradients_finite = count == 0 || first_nonfinite_at(outside_address(all, bindings), count) == count;
   return std::all_of(plan_.values.begin(), plan_.values.end(), [&](const Value& value) {
-    const bool leaves_the_step = value.storage == Storage::loss || value.storage == Storage::gradient ||
+    const bool leaves_the_step = value.storage == Storage::loss || (value.storage == Storage::gradient && !are_gradients_finite) ||
                                   (watches_results && value.storage == Storage::result);
     return !leaves_the_step || value.first_step < 0 || first_nonfinite(value, bindings) == value.shape.count();
   });

@@ -70,6 +70,7 @@ class Executable {
   virtual void* address(const Value& value, const Bindings& bindings) const { return outside_address(value, bindings); }
   /// Index of the first element of a value that is not finite, or its count.
   std::size_t first_nonfinite(const Value& value, const Bindings& bindings) const;
+  std::size_t first_nonfinite_at(const void* data, std::size_t count) const;
 
   Plan plan_;
   ElementType type_;
