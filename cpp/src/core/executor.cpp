@@ -4,26 +4,16 @@
 #include <algorithm>
 #include <chrono>
 #include <cstring>
-#include <new>
 
+#include "core/large_memory.hpp"
 #include "mpsnn/graph.hpp"
 
-#if defined(__linux__)
-#include <sys/mman.h>
-#endif
-
 namespace mpsnn {
-namespace {
-
-constexpr std::size_t kHugePage = std::size_t(2) << 20;
-constexpr std::align_val_t kArenaAlignment{kHugePage};
-
-}  // namespace
 
 Arena::~Arena() { release(); }
 
 void Arena::release() {
-  if (data_) ::operator delete(data_, kArenaAlignment);
+  free_large(data_);
   data_ = nullptr;
   size_ = 0;
 }
@@ -31,14 +21,9 @@ void Arena::release() {
 void Arena::require(std::size_t bytes) {
   if (bytes <= size_) return;
   release();
-  const std::size_t rounded = (bytes + kHugePage - 1) / kHugePage * kHugePage;
-  data_ = static_cast<std::byte*>(::operator new(rounded, kArenaAlignment));
-  size_ = rounded;
-#if defined(__linux__)
-  // A first touch costs 340 ns per 4 KiB with huge pages, 2,600 ns without: far more than a cached write.
-  madvise(data_, rounded, MADV_HUGEPAGE);
-#endif
-  std::memset(data_, 0, rounded);
+  data_ = static_cast<std::byte*>(allocate_large(bytes));
+  size_ = bytes;
+  std::memset(data_, 0, bytes);
 }
 
 KernelExecutable::KernelExecutable(Plan plan, const KernelBackend& backend, Precision precision, Arena& arena)

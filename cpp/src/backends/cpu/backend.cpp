@@ -2,8 +2,10 @@
 #include "backends/backend.hpp"
 
 #include <cstdlib>
+#include <cstring>
 
 #include "backends/cpu/kernels.hpp"
+#include "core/large_memory.hpp"
 
 namespace mpsnn {
 namespace {
@@ -12,6 +14,12 @@ namespace {
 class Cpu final : public KernelBackend {
  public:
   ElementType element_type() const override { return ElementType::float32; }
+  Buffer allocate(std::size_t count) const override {
+    const std::size_t bytes = count * sizeof(float);
+    const std::shared_ptr<void> memory(allocate_large(bytes), free_large);
+    std::memset(memory.get(), 0, bytes);
+    return {memory, memory.get(), count, ElementType::float32};
+  }
   MachinePeak peak() const override { return cpu::machine_peak(); }
 
   std::size_t saved_bytes(const Operation& forward, const OperandShapes& shapes) const override {

@@ -2,12 +2,11 @@
 #include "backends/cpu/gemm.hpp"
 
 #include <algorithm>
-#include <new>
+
+#include "core/large_memory.hpp"
 
 namespace mpsnn::cpu {
 namespace {
-
-constexpr std::align_val_t kAlignment{64};
 
 typedef float Four __attribute__((vector_size(16)));
 typedef float UnalignedFour __attribute__((vector_size(16), aligned(4), may_alias));
@@ -57,9 +56,9 @@ double tile_cycles(const Isa& isa, int rows, int vectors, int depth) {
 alignas(64) const float kZeros[64] = {};
 
 AlignedFloats::AlignedFloats(std::size_t count)
-    : data_(static_cast<float*>(::operator new(round_up<std::size_t>(count, 16) * sizeof(float), kAlignment))) {}
+    : data_(static_cast<float*>(allocate_large(round_up<std::size_t>(count, 16) * sizeof(float)))) {}
 
-void AlignedFloats::Free::operator()(float* p) const { ::operator delete(p, kAlignment); }
+void AlignedFloats::Free::operator()(float* p) const { free_large(p); }
 
 PackedShape::PackedShape(const Isa& isa, int depth, int columns, int piece, int vectors)
     : lanes_(isa.lanes),
