@@ -139,3 +139,16 @@ def test_flops_are_those_of_the_layers_that_multiply():
     network.add("fully_connected", outputs=4)
     convolution, fully_connected = 2 * 2 * 6 * 6 * 5 * 3 * 9, 2 * 2 * 6 * 6 * 5 * 4
     assert networks.flops(network) == 2 * convolution + 3 * fully_connected
+
+
+def test_what_another_side_computes_differently_is_a_problem_not_a_time(tmp_path):
+    from mpsnn.bench.run import Result, Runner
+
+    files = {name: tmp_path / f"{name}.npz" for name in ("mpsnn", "torch")}
+    np.savez(files["mpsnn"], **{"mpsnn/result": np.ones(4)})
+    np.savez(files["torch"], **{"NCHW/result": np.full(4, 1.1), "NCHW/gradient": np.ones(4)})
+    result = Result("case", "group", FORWARD, "", {}, {})
+    with Runner(["mpsnn", "torch"], Settings()) as runner:
+        runner._compare(result, files, {"result": 1e-3})
+    assert any("result differs" in problem for problem in result.problems)
+    assert any("gradient, which we do not" in problem for problem in result.problems)

@@ -29,6 +29,8 @@ class LayerCase:
     def passes(self) -> tuple[str, ...]:
         if self.kind in ("convolution", "transposed", "fully_connected"):
             return FORWARD, DATA, WEIGHTS
+        if self.kind == "addition":
+            return (FORWARD,)  # what comes in is the gradient: nobody computes it
         return ("forward and gradient",) if self.kind == "softmax_loss" else (FORWARD, DATA)
 
     @property

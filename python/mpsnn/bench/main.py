@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mpsnn.bench.cases import DATA, FORWARD, LAYERS, SCALING, STEPS, WEIGHTS, LayerCase, StepCase
-from mpsnn.bench.run import Result, Runner, Settings, installed_sides
+from mpsnn.bench.run import Result, Runner, Settings, SideError, installed_sides
 
 __all__ = ["Request", "Settings", "run"]
 
@@ -93,8 +93,13 @@ def run(request: Request, settings: Settings, say: Callable[[str], None]) -> lis
             for name, peak in results[-1].peak_bytes.items():
                 say(f"    peak memory {name:20} {peak / 2**20:8.1f} MiB")
         for case, which in layers:
-            results.append(runner.layer(case, which))
-            say(line(results[-1]))
+            try:
+                results.append(runner.layer(case, which))
+            except SideError as error:  # an hour of other cases is not thrown away
+                say(f"left out: {case.name}, {which}: {error}")
+                runner.forget("mpsnn")
+            else:
+                say(line(results[-1]))
     if request.scaling:
         scaling = _scale(settings, [name for name in sides if name == "mpsnn" or not settings.quick], say)
     if request.output is not None:

@@ -160,6 +160,11 @@ class Runner:
             self._sides[name] = Side(name)
         return self._sides[name]
 
+    def forget(self, name: str) -> None:
+        """The next case gets a new process of that side: this one may have ended."""
+        if side := self._sides.pop(name, None):
+            side.close()
+
     def layer(self, case: LayerCase, which: str) -> Result:
         flops, size = case.sizes()
         result = Result(case.name, case.group, which, case.text(), {}, {}, flops=flops, bytes=size)
@@ -201,7 +206,7 @@ class Runner:
                 if name == "mpsnn":
                     raise
                 result.problems.append(str(error))
-                self._sides.pop(name, None)
+                self.forget(name)
                 continue
             outputs[name] = file
             for variant, notes in prepared["variants"].items():
@@ -228,6 +233,9 @@ class Runner:
             for key, array in np.load(file).items():
                 variant, _, name = key.partition("/")
                 shown = f"{side} {variant}"
+                if name not in ours:
+                    result.problems.append(f"{shown} gives {name}, which we do not")
+                    continue
                 expected = np.asarray(array, np.float64).reshape(ours[name].shape)
                 error = float(np.linalg.norm(ours[name] - expected) / max(1e-30, float(np.linalg.norm(expected))))
                 result.errors[shown] = max(error, result.errors.get(shown, 0.0))

@@ -11,7 +11,7 @@ MetalStep::MetalStep(MetalGraph& graph, const NNGraph& settings, Plan plan, cons
     : Executable(std::move(plan), ElementType::float32), graph_(graph), format_(apple<MPS::ImageFeatureChannelFormat>(settings.format)),
       options_(apple<MPS::KernelOptions>(settings.options)), label_(settings.label), returned_(returned) {
   const Pool pool;
-  lay_out_arena(plan_, element_bytes(type_), 0);  // says which values a step touches; nothing is allocated
+  lay_out_arena(plan_, element_bytes(type_), 0, false);  // says which values a step touches; nothing is allocated
   const GraphParts& parts = graph_.parts();
   for (std::size_t i = 0; i < parts.result_images.size(); ++i)
     if (parts.results_are_needed[i]) returned_nodes_.push_back(parts.result_images[i].get());
