@@ -10,7 +10,7 @@ import mpsnn
 import numpy as np
 import pytest
 from graph_cases import STYLES, adam, loss, numbers, one_hot, sgd, tolerance, weights
-from metal_cases import assert_same, marks, nothing_is_left  # noqa: F401
+from metal_cases import assert_same, marks, nothing_is_left, simulated, simulator  # noqa: F401
 from mpsnn.models import lenet
 from mpsnn.trainer import Trainer
 from training_cases import IMAGES, LABELS, state_of
@@ -233,12 +233,13 @@ def normalization(kind):
 
 
 @pytest.mark.parametrize("kind", ["batch", "instance", "group"])
+@pytest.mark.parametrize("optimizer", ["sgd", "momentum", "rmsprop", "adam", "amsgrad"])
 @pytest.mark.parametrize("style", [STYLES.UpdateDeviceCPU, STYLES.UpdateDeviceGPU])
-def test_normalizations_train(kind, style):
+def test_normalizations_train(kind, optimizer, style):
     found = []
     for device in ("metal", "reference"):
         source, node_class = normalization(kind)
-        source.optimizer = sgd(0.1)
+        source.optimizer = OPTIMIZERS[optimizer]()
         convolution = weights(2, 4, optimizer=sgd(0.1, 0.9))
         node = mpsnn.MPSCNNConvolutionNode(mpsnn.MPSNNImageNode("image"), convolution)
         node = node_class(node.result_image, source)
@@ -246,7 +247,62 @@ def test_normalizations_train(kind, style):
         node = mpsnn.MPSCNNFullyConnectedNode(node.result_image, weights(4, 4, 5, label="fc", seed=2))
         ends = mpsnn.MPSCNNLossNode(node.result_image, loss(weight=0.25)).training_graph()
         graph = mpsnn.MPSNNGraph(device, ends[0].result_image, False)
-        found.append([losses_of(graph), *arrays_of(source), convolution.values["weights"].copy()])
+        history = [np.array(vector) for vector in source.history]
+        found.append([losses_of(graph), *arrays_of(source), *history, convolution.values["weights"].copy()])
+    assert_same(*found, terms=20_000)
+
+
+def normalized(device, kind, flags=None, twice=False, style=STYLES.UpdateDeviceGPU):
+    """A graph that trains a normalization alone, and its data source."""
+    source, node_class = normalization(kind)
+    source.optimizer = sgd(0.1, 0.9)
+    node = mpsnn.MPSCNNConvolutionNode(mpsnn.MPSNNImageNode("image"), weights(2, 4))
+    node.training_style = STYLES.UpdateDeviceNone
+    for _ in range(1 + twice):
+        node = node_class(node.result_image, source)
+        node.training_style = style
+        if flags is not None:
+            node.flags = flags
+    node = mpsnn.MPSCNNFullyConnectedNode(node.result_image, weights(4, 4, 5, label="fc", seed=2))
+    node.training_style = STYLES.UpdateDeviceNone
+    ends = mpsnn.MPSCNNLossNode(node.result_image, loss(weight=0.25)).training_graph()
+    return mpsnn.MPSNNGraph(device, ends[0].result_image, False), source
+
+
+@simulated
+@pytest.mark.parametrize("kind", ["batch", "instance", "group"])
+@pytest.mark.parametrize("style", [STYLES.UpdateDeviceCPU, STYLES.UpdateDeviceGPU])
+def test_in_gpu_style_updates_of_normalizations_are_encoded_with_the_step(kind, style):
+    """A step that the device does not finish has been encoded: its update too, or it would have come afterwards."""
+    graph, source = normalized("metal", kind, style=style)
+    source.optimizer = adam()
+    simulator().mpsnn_sim_fail_next_command_buffer(b"no power (simulated)")
+    with pytest.raises(mpsnn.DeviceError, match="no power"):
+        losses_of(graph, 1)
+    assert source.optimizer.time_step == (1 if style == STYLES.UpdateDeviceGPU else 0)
+
+
+@pytest.mark.parametrize(
+    "case", [{"kind": "batch", "flags": 2}, {"kind": "batch", "twice": True}, {"kind": "group", "twice": True}], ids=str
+)
+def test_fixed_statistics_and_shared_data_sources_of_normalizations(case):
+    if "flags" in case:
+        case = case | {"flags": mpsnn.MPSCNNBatchNormalizationFlags(case["flags"])}
+    found = []
+    for device in ("metal", "reference"):
+        graph, source = normalized(device, **case)
+        found.append([losses_of(graph), *arrays_of(source)])
+    assert_same(*found, terms=20_000)
+
+
+@pytest.mark.parametrize("kind", ["batch", "instance", "group"])
+def test_an_empty_batch_decays_what_the_device_updates(kind):
+    found = []
+    for device in ("metal", "reference"):
+        graph, source = normalized(device, kind)
+        losses_of(graph, 1)
+        graph.run([numbers(0, 5, 5, 2)], [mpsnn.MPSCNNLossLabels(one_hot(4, 4)[:0])])
+        found.append([losses_of(graph), *arrays_of(source)])
     assert_same(*found, terms=20_000)
 
 

@@ -68,6 +68,13 @@ void add_to(const Buffer& target, MTL::Buffer* source) {
 void skip_read(MPS::State* state) {
   if (state && state->isTemporary()) state->setReadCount(state->readCount() - 1);
 }
+/// The one read of temporary states that a GPU-style update counts, once all that reads them is encoded.
+struct OneRead {
+  std::vector<MPS::State*> states;
+  ~OneRead() {
+    for (MPS::State* state : states) skip_read(state);
+  }
+};
 float* pointer(const Buffer& buffer) { return static_cast<float*>(buffer.data()); }
 
 // --- convolution -------------------------------------------------------------------------------------------------
@@ -215,7 +222,56 @@ BOOL batch_update_statistics(id self, SEL, id state_object) {
   return 0;
 }
 
-/// Sums over the states of a batch: one per image, or one object many times.
+id batch_update_affine_gpu(id self, SEL, id command_buffer, id state_object) {
+  auto& n = normalization(self);
+  auto* state = reinterpret_cast<MPS::CNNBatchNormalizationState*>(state_object);
+  return n.context->errors->guard_object<MPS::CNNNormalizationGammaAndBetaState>([&] {
+    const OneRead read{{state}};
+    return n.optimizer.encode(n.context->device, reinterpret_cast<MTL::CommandBuffer*>(command_buffer), *n.trained, n.label, n.gamma, n.beta,
+                              {state->gradientForGamma()}, {state->gradientForBeta()});
+  });
+}
+/// Nothing that kernels of this graph read: they have the batch's own. The running ones change in the graph's memory alone.
+id batch_update_statistics_gpu(id self, SEL, id command_buffer, id state_object) {
+  auto& n = normalization(self);
+  auto* state = reinterpret_cast<MPS::CNNBatchNormalizationState*>(state_object);
+  return n.context->errors->guard_object<MPS::CNNNormalizationMeanAndVarianceState>([&]() -> Owned<MPS::CNNNormalizationMeanAndVarianceState> {
+    const OneRead read{{state}};
+    if (n.element_count == 0) return {};
+    auto* buffer = reinterpret_cast<MTL::CommandBuffer*>(command_buffer);
+    const double count = static_cast<double>(n.element_count);
+    NormalizationOptimizer::encode_average(n.context->device, buffer, n.mean, state->mean(), n.momentum, 1);
+    NormalizationOptimizer::encode_average(n.context->device, buffer, n.variance, state->variance(), n.momentum, count > 1 ? count / (count - 1) : 1);
+    return {};
+  });
+}
+
+/// The different states of a batch: one per image, or one object many times.
+template <class State>
+std::vector<State*> distinct(const NS::Array* batch) {
+  std::vector<State*> seen;
+  for (NS::UInteger i = 0; i < count(batch); ++i) {
+    auto* state = batch->object<State>(i);
+    if (std::find(seen.begin(), seen.end(), state) == seen.end()) seen.push_back(state);
+  }
+  return seen;
+}
+
+template <class State>
+id affine_update_gpu(id self, SEL, id command_buffer, id batch_object) {
+  auto& n = normalization(self);
+  return n.context->errors->guard_object<MPS::CNNNormalizationGammaAndBetaState>([&] {
+    const std::vector<State*> states = distinct<State>(reinterpret_cast<const NS::Array*>(batch_object));
+    const OneRead read{{states.begin(), states.end()}};
+    std::vector<MTL::Buffer*> gamma, beta;
+    for (const State* state : states) {
+      gamma.push_back(state->gradientForGamma());
+      beta.push_back(state->gradientForBeta());
+    }
+    return n.optimizer.encode(n.context->device, reinterpret_cast<MTL::CommandBuffer*>(command_buffer), *n.trained, n.label, n.gamma, n.beta, gamma, beta);
+  });
+}
+
 template <class State>
 BOOL affine_update(id self, SEL, id batch_object) {
   auto& n = normalization(self);
@@ -225,11 +281,7 @@ BOOL affine_update(id self, SEL, id batch_object) {
     if (!target) return 0;
     target->first.fill(0);
     target->second.fill(0);
-    std::vector<const State*> seen;
-    for (NS::UInteger i = 0; i < count(batch); ++i) {
-      auto* state = batch->object<State>(i);
-      if (std::find(seen.begin(), seen.end(), state) != seen.end()) continue;
-      seen.push_back(state);
+    for (const State* state : distinct<State>(batch)) {
       add_to(target->first, state->gradientForGamma());
       add_to(target->second, state->gradientForBeta());
     }
@@ -248,20 +300,25 @@ const RuntimeClass& batch_class() {
   static const RuntimeClass made("MPSNNCppBatchNormalizationDataSource", "MPSCNNBatchNormalizationDataSource",
                                  {MPSNN_LOAD_METHODS, MPSNN_AFFINE_METHODS, method("mean", normalization_mean, "^f@:"), method("variance", normalization_variance, "^f@:"),
                                   method("updateGammaAndBetaWithBatchNormalizationState:", batch_update_affine, MPSNN_BOOL "@:@"),
-                                  method("updateMeanAndVarianceWithBatchNormalizationState:", batch_update_statistics, MPSNN_BOOL "@:@")});
+                                  method("updateMeanAndVarianceWithBatchNormalizationState:", batch_update_statistics, MPSNN_BOOL "@:@"),
+                                  method("updateGammaAndBetaWithCommandBuffer:batchNormalizationState:", batch_update_affine_gpu, "@@:@@"),
+                                  method("updateMeanAndVarianceWithCommandBuffer:batchNormalizationState:", batch_update_statistics_gpu, "@@:@@")});
   return made;
 }
 const RuntimeClass& instance_class() {
   static const RuntimeClass made("MPSNNCppInstanceNormalizationDataSource", "MPSCNNInstanceNormalizationDataSource",
                                  {MPSNN_LOAD_METHODS, MPSNN_AFFINE_METHODS, method("updateGammaAndBetaWithInstanceNormalizationStateBatch:",
-                                                               affine_update<MPS::CNNInstanceNormalizationGradientState>, MPSNN_BOOL "@:@")});
+                                                               affine_update<MPS::CNNInstanceNormalizationGradientState>, MPSNN_BOOL "@:@"),
+                                  method("updateGammaAndBetaWithCommandBuffer:instanceNormalizationStateBatch:",
+                                         affine_update_gpu<MPS::CNNInstanceNormalizationGradientState>, "@@:@@")});
   return made;
 }
 const RuntimeClass& group_class() {
   static const RuntimeClass made(
       "MPSNNCppGroupNormalizationDataSource", "MPSCNNGroupNormalizationDataSource",
       {MPSNN_AFFINE_METHODS, method("numberOfGroups", normalization_groups, "Q@:"), method("setNumberOfGroups:", normalization_set_groups, "v@:Q"),
-       method("updateGammaAndBetaWithGroupNormalizationStateBatch:", affine_update<MPS::CNNGroupNormalizationGradientState>, MPSNN_BOOL "@:@")});
+       method("updateGammaAndBetaWithGroupNormalizationStateBatch:", affine_update<MPS::CNNGroupNormalizationGradientState>, MPSNN_BOOL "@:@"),
+       method("updateGammaAndBetaWithCommandBuffer:groupNormalizationStateBatch:", affine_update_gpu<MPS::CNNGroupNormalizationGradientState>, "@@:@@")});
   return made;
 }
 #undef MPSNN_AFFINE_METHODS

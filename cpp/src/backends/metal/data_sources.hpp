@@ -79,6 +79,14 @@ struct NormalizationObject {
   float epsilon = 0;
   Buffer gamma, beta, mean, variance;  ///< in the store
   GradientTargets targets;
+
+  /// Ours, updated on the device; null where the host updates.
+  TrainedDataSource* trained = nullptr;
+  NormalizationOptimizer optimizer;
+  /// Batch normalization: how much of a batch's statistics the running ones take over, and of how many numbers they are; 0 where fixed
+  /// ones are used.
+  float momentum = 0;
+  std::size_t element_count = 0;
 };
 
 Owned<MPS::CNNConvolutionDescriptor> make_descriptor(const CNNConvolutionDescriptor& descriptor, bool has_folded_normalization);

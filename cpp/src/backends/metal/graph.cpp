@@ -19,6 +19,8 @@ MetalGraph::MetalGraph(MTL::Device* device, const GraphParts& parts, ParameterSt
   convolutions_ = lowering.convolutions();
   normalizations_ = lowering.normalizations();
   host_updates_ = lowering.host_update_count();
+  for (const TrainedParameters& trained : parameters.trained())
+    if (trained.normalization && trained.is_updated_by_engine) statistics_[trained.node] = lowering.normalization_of(trained.normalization->source);
   loaded_version_ = parameters.version();
 }
 
@@ -83,10 +85,23 @@ void MetalGraph::begin_step(std::uint64_t parameters_version) {
   loaded_version_ = parameters_version;
 }
 
+void MetalGraph::set_element_counts(const Plan& plan) {
+  for (const Step& step : plan.steps) {
+    const auto found = statistics_.find(step.node);
+    const auto* gradient = std::get_if<BatchNormalizationGradientOp>(&step.operation);
+    if (found == statistics_.end() || !gradient) continue;
+    found->second->element_count = gradient->uses_batch_statistics ? plan.values[step.inputs[1]].shape.pixels() : 0;
+  }
+}
+
 void MetalGraph::update_on_host() {
+  const Buffer& gradients = parameters_.gradients();
   for (const TrainedParameters& trained : parameters_.trained()) {
     if (!trained.is_updated_by_engine) continue;
-    trained.convolution->source->update(parameters_.gradient_state(trained, {0, 0, 0, 0}, parameters_.gradients()), parameters_.source_state(*trained.convolution));
+    const Shape nothing{0, 0, 0, 0};
+    if (trained.convolution) trained.convolution->source->update(parameters_.gradient_state(trained, nothing, gradients), parameters_.source_state(*trained.convolution));
+    else if (trained.normalization) trained.normalization->source->update_gamma_and_beta(parameters_.normalization_state(trained, nothing, gradients));
+    else trained.affine->source->update_gamma_and_beta({parameters_.affine_state(trained, gradients)});
     loaded_version_ = kStale;
   }
 }
@@ -94,8 +109,15 @@ void MetalGraph::update_on_host() {
 void MetalGraph::finish_step() {
   for (const TrainedParameters& trained : parameters_.trained()) {
     if (!trained.is_updated_by_engine) continue;
-    auto& weights = dynamic_cast<ConvolutionWeights&>(*trained.convolution->source);
-    if (weights.training().optimizer()) weights.follow(*parameters_.source_state(*trained.convolution));
+    if (trained.convolution) {
+      auto& weights = dynamic_cast<ConvolutionWeights&>(*trained.convolution->source);
+      if (weights.training().optimizer()) weights.follow(*parameters_.source_state(*trained.convolution));
+    } else if (const BatchNormalizationValues* n = trained.normalization) {
+      const auto values = [&](const ParameterRange& range) { return parameters_.values(range); };
+      dynamic_cast<BatchNormalizationWeights&>(*n->source).set_values(values(n->gamma), values(n->beta), values(n->mean), values(n->variance));
+    } else {
+      dynamic_cast<AffineWeights&>(*trained.affine->source).set_values(parameters_.values(trained.affine->gamma), parameters_.values(trained.affine->beta));
+    }
   }
 }
 

@@ -31,6 +31,8 @@ class MetalGraph final : public EngineGraph {
   int host_update_count() const { return host_updates_; }
   /// Before each step: reads the data sources again when the host has changed parameters.
   void begin_step(std::uint64_t parameters_version);
+  /// Before each encode: of how many numbers the statistics of batch normalizations are.
+  void set_element_counts(const Plan& plan);
   /// Instead of a step that MPS does not take: the updates that the device would make, with the gradients of the block.
   void update_on_host();
   /// After each step: weights objects that the device has updated show the new numbers.
@@ -49,6 +51,7 @@ class MetalGraph final : public EngineGraph {
   SourceContextPtr context_;
   std::vector<std::shared_ptr<ConvolutionObject>> convolutions_;
   std::vector<std::shared_ptr<NormalizationObject>> normalizations_;
+  std::map<const NNFilterNode*, NormalizationObject*> statistics_;  ///< of gradient nodes whose running statistics the device keeps
   Owned<MTL::CommandQueue> queue_;
   Owned<MPS::NNGraph> graph_;
   std::vector<std::size_t> source_image_order_, source_state_order_;

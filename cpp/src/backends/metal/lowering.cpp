@@ -18,13 +18,30 @@ const std::map<std::string, LowerFunction>& lowered_classes() {
   return all;
 }
 
+bool Lowering::is_for_device(const TrainedParameters& trained) const {
+  if (trained.convolution) {
+    const CNNConvolutionDataSource& source = *trained.convolution->source;
+    return typeid(source) == typeid(ConvolutionWeights);
+  }
+  // States of normalizations reach the application through the host; and a source that several nodes train is updated by each.
+  const auto& exported = parts_.exported_states;
+  if (std::any_of(exported.begin(), exported.end(), [&](const NNStateNode* state) { return state->producer() == trained.forward; })) return false;
+  const auto& all = parameters_.trained();
+  if (std::count_if(all.begin(), all.end(), [&](const TrainedParameters& other) {
+        return other.normalization == trained.normalization && other.affine == trained.affine && !other.convolution;
+      }) > 1)
+    return false;
+  if (trained.normalization) {
+    const CNNBatchNormalizationDataSource& source = *trained.normalization->source;
+    return typeid(source) == typeid(BatchNormalizationWeights);
+  }
+  const CNNAffineDataSource& source = *trained.affine->source;
+  return typeid(source) == typeid(InstanceNormalizationWeights) || typeid(source) == typeid(GroupNormalizationWeights);
+}
+
 Lowering::Lowering(const GraphParts& parts, ParameterStore& parameters, SourceContextPtr context)
     : parts_(parts), parameters_(parameters), context_(std::move(context)) {
-  for (TrainedParameters& trained : parameters_.trained())
-    if (trained.style == NNTrainingStyle::UpdateDeviceGPU && trained.convolution) {
-      const CNNConvolutionDataSource& source = *trained.convolution->source;
-      trained.is_updated_by_engine = typeid(source) == typeid(ConvolutionWeights);
-    }
+  for (TrainedParameters& trained : parameters_.trained()) trained.is_updated_by_engine = trained.style == NNTrainingStyle::UpdateDeviceGPU && is_for_device(trained);
 }
 
 void Lowering::run() {
@@ -219,11 +236,20 @@ void Lowering::add_targets() {
         target.mean = gradient(statistics->mean);
         target.variance = gradient(statistics->variance);
       }
-      normalization_sources_.at(trained.normalization->source.get()).first->targets.add(target);
-      host_updates_ += 2;  // gamma and beta, then mean and variance
+      NormalizationObject& object = *normalization_sources_.at(trained.normalization->source.get()).first;
+      object.targets.add(target);
+      if (trained.is_updated_by_engine) {
+        auto& ours = dynamic_cast<BatchNormalizationWeights&>(*trained.normalization->source);
+        object.trained = &ours;
+        object.momentum = ours.momentum();
+      } else {
+        host_updates_ += 2;  // gamma and beta, then mean and variance
+      }
     } else {
-      normalization_sources_.at(trained.affine->source.get()).first->targets.add(target);
-      ++host_updates_;
+      NormalizationObject& object = *normalization_sources_.at(trained.affine->source.get()).first;
+      object.targets.add(target);
+      if (trained.is_updated_by_engine) object.trained = dynamic_cast<TrainedDataSource*>(trained.affine->source.get());
+      else ++host_updates_;
     }
   }
 }

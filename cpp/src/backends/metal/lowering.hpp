@@ -41,6 +41,7 @@ class Lowering {
   MPS::NNImageNode* image(const NNImageNode& node);
   /// The tag of an input, result or export; matched by identity in the lists of the graph.
   MPS::Handle* handle(const void* node, const std::string& label);
+  NormalizationObject* normalization_of(const BatchNormalizationDataSourcePtr& source) const { return normalization_sources_.at(source.get()).first.get(); }
   const std::vector<std::shared_ptr<ConvolutionObject>>& convolutions() const { return convolution_objects_; }
   const std::vector<std::shared_ptr<NormalizationObject>>& normalizations() const { return normalization_objects_; }
   const std::map<const void*, Owned<MPS::Handle>>& handles() const { return handles_; }
@@ -53,6 +54,8 @@ class Lowering {
   void lower(const FilterNodePtr& node);
   void finish(NNFilterNode& node, MPS::NNFilterNode* lowered);
   MPS::NNStateNode* state_of(const NNStateNode& node);
+  /// True when Apple's optimizers update the parameters, in GPU style, not the host.
+  bool is_for_device(const TrainedParameters& trained) const;
   bool is_returned(const NNImageNode* image) const;
   std::shared_ptr<NormalizationObject> normalization_object(const std::string& label, int channels, int groups, float epsilon);
   void add_targets();

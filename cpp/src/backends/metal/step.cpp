@@ -53,6 +53,7 @@ void MetalStep::run(const Bindings& bindings) {
   auto command_buffer = keep(graph_.queue()->commandBuffer());
   command_buffer->setLabel(string(label_.empty() ? "mpsnn" : label_));
   graph_.context().expect(graph_.host_update_count());
+  graph_.set_element_counts(plan_);
   const Encoded encoded = encode(command_buffer.get());
   synchronize(command_buffer.get(), encoded);
   finish(command_buffer.get());
