@@ -1,6 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "core/operations.hpp"
 
+#include <cmath>
+
+#include "core/dropout_mask.hpp"
+
 namespace mpsnn {
 namespace {
 
@@ -10,13 +14,6 @@ struct Overloaded : Cases... {
 };
 template <class... Cases>
 Overloaded(Cases...) -> Overloaded<Cases...>;  // clang before 17 deduces none for aggregates
-
-/// SplitMix64's finalizer: every input bit reaches every output bit.
-constexpr std::uint64_t mix(std::uint64_t bits) {
-  bits = (bits ^ (bits >> 30)) * 0xbf58476d1ce4e5b9ull;
-  bits = (bits ^ (bits >> 27)) * 0x94d049bb133111ebull;
-  return bits ^ (bits >> 31);
-}
 
 }  // namespace
 
@@ -73,13 +70,20 @@ const char* operation_name(const Operation& operation) {
       operation);
 }
 
-bool dropout_keeps(const DropoutOp& dropout, std::uint64_t encode_count, int image, int y, int x, int channel) {
+std::uint64_t dropout_pixel_bits(const DropoutOp& dropout, std::uint64_t encode_count, int image, int y, int x) {
   std::uint64_t bits = mix(dropout.seed + 0x9e3779b97f4a7c15ull);
   bits = mix(bits ^ (encode_count + 0x9e3779b97f4a7c15ull));
   bits = mix(bits ^ static_cast<std::uint64_t>(image));
-  bits = mix(bits ^ (static_cast<std::uint64_t>(dropout.varies_y ? y : 0) << 32 | static_cast<std::uint32_t>(dropout.varies_x ? x : 0)));
-  bits = mix(bits ^ static_cast<std::uint64_t>(dropout.varies_channel ? channel : 0));
-  return static_cast<double>(bits >> 11) * 0x1p-53 < static_cast<double>(dropout.keep_probability);
+  return mix(bits ^ (static_cast<std::uint64_t>(dropout.varies_y ? y : 0) << 32 | static_cast<std::uint32_t>(dropout.varies_x ? x : 0)));
+}
+
+std::uint64_t dropout_threshold(const DropoutOp& dropout) {
+  return static_cast<std::uint64_t>(std::ceil(static_cast<double>(dropout.keep_probability) * 0x1p53));
+}
+
+bool dropout_keeps(const DropoutOp& dropout, std::uint64_t encode_count, int image, int y, int x, int channel) {
+  return dropout_keeps_channel(dropout_pixel_bits(dropout, encode_count, image, y, x), dropout_threshold(dropout),
+                               dropout.varies_channel ? static_cast<std::uint64_t>(channel) : 0);
 }
 
 }  // namespace mpsnn

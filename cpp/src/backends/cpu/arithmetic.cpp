@@ -1,4 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
+#include "backends/cpu/isa/isa.hpp"
 #include "backends/cpu/kernels.hpp"
 #include "backends/cpu/loops.hpp"
 #include "mpsnn/error.hpp"
@@ -87,6 +88,17 @@ void for_each_stretch(const Shape& result, const Strides& x, const Strides& y, c
       for (int w = 0; w < result.width; ++w)
         row(px + w * x.pixel, x.channel, py + w * y.pixel, y.channel, pr + w * plain.pixel, result.channels);
     }
+  });
+}
+
+/// Sums, differences and products of images of one size.
+std::unique_ptr<Kernel> plain_arithmetic(const ArithmeticOp& op, std::size_t elements) {
+  const auto function = op.kind == ArithmeticKind::multiply ? isa().scaled_product : isa().scaled_sum;
+  const float a = op.primary.scale, b = op.kind == ArithmeticKind::subtract ? -op.secondary.scale : op.secondary.scale;
+  return function_kernel([=, bias = op.bias](const KernelCall& call) {
+    parallel_ranges(elements, 1, [&](std::size_t begin, std::size_t end, int) {
+      function(a, call.input<float>(0) + begin, b, call.input<float>(1) + begin, bias, call.output<float>(0) + begin, end - begin);
+    });
   });
 }
 
@@ -202,6 +214,9 @@ class BroadcastGradient {
 }  // namespace
 
 std::unique_ptr<Kernel> make_kernel(const ArithmeticOp& op, const OperandShapes& shapes) {
+  const Strides plain = Strides::of(shapes.outputs[0]);
+  const bool is_plain = Strides::of(shapes.inputs[0], op.primary) == plain && Strides::of(shapes.inputs[1], op.secondary) == plain;
+  if (is_plain && !op.clamps() && op.kind <= ArithmeticKind::multiply) return plain_arithmetic(op, shapes.outputs[0].count());
   return function_kernel([op, result = shapes.outputs[0], x = Strides::of(shapes.inputs[0], op.primary),
                           y = Strides::of(shapes.inputs[1], op.secondary)](const KernelCall& call) {
     with_function(op, [&](auto f) {

@@ -2,14 +2,9 @@
 #include "backends/cpu/channel_sums.hpp"
 
 namespace mpsnn::cpu {
-/// Four pixels at a time: a quarter of the loads and stores of the sums.
-void sum_pixels(const float* __restrict x, std::size_t stride, std::size_t pixels, float* __restrict sums, int channels) {
+void sum_pixels(const float* x, std::size_t stride, std::size_t pixels, float* sums, int channels) {
   std::fill_n(sums, channels, 0.0f);
-  std::size_t p = 0;
-  for (; p + 4 <= pixels; p += 4, x += 4 * stride)
-    for (int c = 0; c < channels; ++c) sums[c] += (x[c] + x[stride + c]) + (x[2 * stride + c] + x[3 * stride + c]);
-  for (; p < pixels; ++p, x += stride)
-    for (int c = 0; c < channels; ++c) sums[c] += x[c];
+  isa().sum_rows(channels, pixels, x, stride, sums);
 }
 
 void merge(double& count, double* mean, double* squares, double other_count, const double* other_mean, const double* other_squares,

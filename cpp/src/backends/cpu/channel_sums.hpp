@@ -22,11 +22,11 @@ struct PixelParts {
   std::size_t pixels_per_part;
 
   explicit PixelParts(const Shape& shape) : pixels(shape.pixels()), channels(shape.channels) {
-    // A run of at most 8 Ki floats is 32 KiB; at least 32 pixels, so that folding a run into doubles costs little.
-    run = std::clamp<std::size_t>(8192 / std::max(1, channels), 32, 512);
+    // 8 Ki floats of a block of channels are 32 KiB; 512 pixels at most, for float sums.
+    run = std::clamp<std::size_t>(8192 / std::clamp(channels, 1, kChannelBlock), 32, 512);
     // 64 parts at most: their sums are 64 * 2 * channels doubles. A function of the shape alone, for the same bits always.
     const std::size_t wanted = std::clamp<std::size_t>(shape.count() / 32768, 1, 64);
-    pixels_per_part = (((pixels + wanted - 1) / wanted) + run - 1) / run * run;
+    pixels_per_part = std::max<std::size_t>(1, (pixels + wanted - 1) / wanted);
     parts = pixels == 0 ? 0 : static_cast<int>((pixels + pixels_per_part - 1) / pixels_per_part);
   }
 

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include <cmath>
 
+#include "backends/cpu/isa/isa.hpp"
 #include "backends/cpu/kernels.hpp"
 #include "backends/cpu/loops.hpp"
 #include "backends/cpu/loss.hpp"
@@ -112,34 +113,6 @@ double element_pass(const ElementLoss& f, const CNNLossDescriptor& loss, bool by
   return sum;
 }
 
-/// Soft-max cross entropy of one pixel, in one pass over memory: its channels stay in the cache.
-double softmax_pixel(const CNNLossDescriptor& loss, bool by_label, const Stretch& s, int channels) {
-  const float smoothing = loss.label_smoothing, keep = smoothing > 0 ? 1 - smoothing : 1;
-  const float rest = smoothing > 0 ? smoothing / static_cast<float>(loss.number_of_classes) : 0;
-  const float largest = row_maximum(s.y, channels);
-  float total;
-  if (s.gradient && !by_label) {
-    for (int c = 0; c < channels; ++c) s.gradient[c] = exponential(s.y[c] - largest);
-    total = row_sum(channels, [&](int c) { return s.gradient[c]; });
-    const float inverse = 1.0f / total;
-    if (!s.weights && !s.incoming)
-      for (int c = 0; c < channels; ++c) s.gradient[c] = loss.weight * (s.gradient[c] * inverse - (s.labels[c] * keep + rest));
-    else
-      for (int c = 0; c < channels; ++c)
-        s.gradient[c] = s.share(c) * (s.factor(loss.weight, c) * (s.gradient[c] * inverse - (s.labels[c] * keep + rest)));
-  } else {
-    total = row_sum(channels, [&](int c) { return exponential(s.y[c] - largest); });
-  }
-  const float log_of_total = std::log(total);
-  const auto log_p = [&](int c) { return (s.y[c] - largest) - log_of_total; };
-  if (s.gradient && by_label)
-    for (int c = 0; c < channels; ++c) s.gradient[c] = s.share(c) * (s.factor(loss.weight, c) * (-keep * log_p(c)));
-  const auto value = [&](int c) { return -s.factor(loss.weight, c) * label_times_log(s.labels[c] * keep + rest, log_p(c)); };
-  if (s.element_losses)
-    for (int c = 0; c < channels; ++c) s.element_losses[c] = value(c);
-  return s.needs_sum ? static_cast<double>(row_sum(channels, value)) : 0.0;
-}
-
 /// The cosine distance is one number, 1 - sum(y * t): there is nothing to average or to keep per element.
 void check_reduction(const CNNLossDescriptor& loss) {
   if (loss.loss_type == CNNLossType::CosineDistance && loss.reduction_type != CNNReductionType::Sum)
@@ -155,21 +128,17 @@ struct ElementPass {
 
 }  // namespace
 
-double loss_pass(const CNNLossDescriptor& loss, bool by_label, Stretch s, int channels) {
-  double sum = 0;
+double loss_pass(const CNNLossDescriptor& loss, bool by_label, const Stretch& s, int channels) {
   if (loss.loss_type != CNNLossType::SoftMaxCrossEntropy) {
+    double sum = 0;
     with_element_loss(loss, [&](auto f) { sum = element_pass(f, loss, by_label, s, s.pixels * channels); });
     return sum;
   }
-  const auto advance = [channels](auto*& pointer) {
-    if (pointer) pointer += channels;
-  };
-  for (std::size_t pixel = 0; pixel < s.pixels; ++pixel) {
-    sum += softmax_pixel(loss, by_label, s, channels);
-    advance(s.y), advance(s.labels), advance(s.weights), advance(s.gradient), advance(s.element_losses);
-    if (!s.is_incoming_whole) advance(s.incoming);
-  }
-  return sum;
+  const float smoothing = std::max(0.0f, loss.label_smoothing);
+  const float rest = smoothing > 0 ? smoothing / static_cast<float>(loss.number_of_classes) : 0;
+  const SoftMaxLoss softmax{s.y, s.labels, s.weights, s.incoming, s.is_incoming_whole, by_label, s.needs_sum, loss.weight, 1 - smoothing,
+                            rest, s.gradient, s.element_losses};
+  return isa().softmax_loss(softmax, s.pixels, channels);
 }
 
 std::unique_ptr<Kernel> make_kernel(const LossOp& op, const OperandShapes& shapes) {

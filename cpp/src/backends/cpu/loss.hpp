@@ -31,7 +31,7 @@ struct Sums {
 
 /// Terms of a stretch: writes what it asks for and returns its sum, if asked for. Any type; for the cosine distance the sum of
 /// y * t.
-double loss_pass(const CNNLossDescriptor& loss, bool by_label, Stretch s, int channels);
+double loss_pass(const CNNLossDescriptor& loss, bool by_label, const Stretch& s, int channels);
 
 /// Where each operand stands among a call's inputs and outputs; -1 where the operation has none. Labels and weights follow y.
 struct LossOperands {

@@ -2,9 +2,16 @@
 // Activation functions and the passes of normalizations: loops that the compiler turns into vectors of this instruction set.
 // Included behind microkernel.inl. No function of the standard library: see isa.hpp.
 #include "backends/cpu/vector_math.hpp"
+#include "core/dropout_mask.hpp"
 
 namespace mpsnn::cpu {
 namespace {
+
+typedef std::uint32_t Bits __attribute__((vector_size(kLanes * sizeof(float))));
+template <>
+struct BitsOf<Vector> {
+  using type = Bits;
+};
 
 /// One struct per type: value() is f, gradient(e, x) is e * f'(x).
 struct Identity {
@@ -38,7 +45,7 @@ struct Linear {
 struct Sigmoid {
   float value(float x) const { return sigmoid(x); }
   float gradient(float e, float x) const {
-    const float power = exponential(-__builtin_fabsf(x)), inverse = 1.0f / (1.0f + power);
+    const float power = exponential_of_negative(-__builtin_fabsf(x)), inverse = 1.0f / (1.0f + power);
     return e * (power * inverse * inverse);
   }
 };
@@ -58,7 +65,7 @@ struct TanH {
   float value(float x) const { return a * hyperbolic_tangent(b * x); }
   float gradient(float e, float x) const {
     // 1 - tanh^2(t) = 4 p / (1 + p)^2 with p = e^(-2|t|): no cancellation where tanh is almost 1.
-    const float power = exponential(-2.0f * __builtin_fabsf(b * x)), inverse = 1.0f / (1.0f + power);
+    const float power = exponential_of_negative(-2.0f * __builtin_fabsf(b * x)), inverse = 1.0f / (1.0f + power);
     return e * (a * b * 4.0f * (power * inverse * inverse));
   }
 };
@@ -70,7 +77,7 @@ struct SoftPlus {
   float a, b;
   float value(float x) const {
     const float t = b * x;
-    return a * ((t > 0 ? t : 0.0f) + __builtin_log1pf(__builtin_expf(-__builtin_fabsf(t))));
+    return a * ((t > 0 ? t : 0.0f) + logarithm_of_one_plus(exponential_of_negative(-__builtin_fabsf(t))));
   }
   float gradient(float e, float x) const { return e * (a * b * sigmoid(b * x)); }
 };
@@ -113,31 +120,86 @@ struct Power {
     return a * c == 0 ? 0.0f : e * (a * c * __builtin_powf(a * x + b, c - 1));  // 0 * infinity is NaN
   }
 };
+/// The exponents of a power that users write: (a * x + b)^n, 0 < |n| < 16, by products.
+struct WholePower {
+  float a, b;
+  int n;
+  static float power(float t, int n) {
+    const int count = n < 0 ? -n : n;
+    float result = 1.0f, factor = t;
+#pragma GCC unroll 4
+    for (int bit = 1; bit < 16; bit *= 2, factor *= factor) result = count & bit ? result * factor : result;
+    return n < 0 ? 1.0f / result : result;
+  }
+  float value(float x) const { return power(a * x + b, n); }
+  float gradient(float e, float x) const { return a == 0 ? 0.0f : e * (a * static_cast<float>(n) * power(a * x + b, n - 1)); }
+};
+struct NaturalExponential {
+  float a, b;
+  float value(float x) const { return exponential(a * x + b); }
+  float gradient(float e, float x) const { return e * (a * value(x)); }
+};
+/// c^(a * x + b), c > 0 and not 1. The exponent of e has more digits than a float: what is left of it comes in to first order.
 struct Exponential {
-  float a, b, c;  // c = -1 stands for base e
-  float value(float x) const { return c == -1 ? __builtin_expf(a * x + b) : __builtin_powf(c, a * x + b); }
-  float gradient(float e, float x) const { return e * ((c == -1 ? a : a * __builtin_logf(c)) * value(x)); }
+  float a, b;
+  double log_c;
+  float value(float x) const {
+    const double exponent = log_c * (a * x + b);
+    const float rounded = static_cast<float>(exponent), rest = static_cast<float>(exponent - rounded);
+    const float power = exponential(rounded);
+    return __builtin_fabsf(rounded) < 90.0f ? power + power * rest : power;
+  }
+  float gradient(float e, float x) const { return e * (a * static_cast<float>(log_c) * value(x)); }
+};
+/// Any other base.
+struct OtherExponential {
+  float a, b, c;
+  float value(float x) const { return __builtin_powf(c, a * x + b); }
+  float gradient(float e, float x) const { return e * (a * __builtin_logf(c) * value(x)); }
 };
 struct Logarithm {
-  float a, b, c;  // c = -1 stands for base e
-  float value(float x) const { return c == -1 ? __builtin_logf(a * x + b) : __builtin_logf(a * x + b) / __builtin_logf(c); }
-  float gradient(float e, float x) const { return e * (a / ((c == -1 ? 1.0f : __builtin_logf(c)) * (a * x + b))); }
+  float a, b, log_c;
+  float value(float x) const { return natural_logarithm(a * x + b) / log_c; }
+  float gradient(float e, float x) const { return e * (a / (log_c * (a * x + b))); }
 };
 struct GeLU {
   static constexpr float kInverseSqrt2 = 0.70710678118654752f, kInverseSqrt2Pi = 0.39894228040143268f;
   // 1 + erf(t) = erfc(-t), which does not cancel for negative t. Beyond -15 it is 0 (and -infinity * 0 is NaN).
-  float value(float x) const { return x < -15 ? 0.0f : 0.5f * x * __builtin_erfcf(-x * kInverseSqrt2); }
+  static float bounded(float x) {
+    const float below = 15.0f < x ? 15.0f : x;
+    return -15.0f > below ? -15.0f : below;
+  }
+  float value(float x) const {
+    const float limited = bounded(x), half = 0.5f * limited * complementary_error(__builtin_fabsf(limited) * kInverseSqrt2);
+    return x >= 0 ? x - half : half;
+  }
   float gradient(float e, float x) const {
-    const float bounded = x > 15 ? 15.0f : (x < -15 ? -15.0f : x);
-    const float density = kInverseSqrt2Pi * __builtin_expf(-0.5f * bounded * bounded);
-    return e * (0.5f * __builtin_erfcf(-bounded * kInverseSqrt2) + bounded * density);
+    const float limited = bounded(x), half = 0.5f * complementary_error(__builtin_fabsf(limited) * kInverseSqrt2);
+    const float density = kInverseSqrt2Pi * exponential_of_negative(-0.5f * limited * limited);
+    return e * ((x >= 0 ? 1.0f - half : half) + limited * density);
   }
 };
+
+/// Calls visit(function) with the struct of an exponential, a logarithm or a power. In their bases, -1 stands for e.
+template <class Visit>
+decltype(auto) with_power(const NeuronFunction& neuron, Visit visit) {
+  const float a = neuron.a, b = neuron.b, c = neuron.c;
+  switch (neuron.type) {
+    case CNNNeuronType::Exponential:
+      if (c == -1) return visit(NaturalExponential{a, b});
+      return c > 0 && c != 1 && c < __builtin_inff() ? visit(Exponential{a, b, __builtin_log(c)}) : visit(OtherExponential{a, b, c});
+    case CNNNeuronType::Logarithm: return visit(Logarithm{a, b, c == -1 ? 1.0f : __builtin_logf(c)});
+    default: {
+      const bool is_whole = c != 0 && c > -15 && c < 16 && c == static_cast<float>(static_cast<int>(c));
+      return is_whole ? visit(WholePower{a, b, static_cast<int>(c)}) : visit(Power{a, b, c});
+    }
+  }
+}
 
 /// Calls visit(function) with the struct of a neuron that is the same for all channels.
 template <class Visit>
 decltype(auto) with_function(const NeuronFunction& neuron, Visit visit) {
-  const float a = neuron.a, b = neuron.b, c = neuron.c;
+  const float a = neuron.a, b = neuron.b;
   if (neuron.keeps_sign) return visit(SignedReLU{a});
   switch (neuron.type) {
     case CNNNeuronType::ReLU: return a == 0 ? visit(PlainReLU{}) : visit(ReLU{a});
@@ -150,9 +212,9 @@ decltype(auto) with_function(const NeuronFunction& neuron, Visit visit) {
     case CNNNeuronType::SoftSign: return visit(SoftSign{});
     case CNNNeuronType::ELU: return visit(ELU{a});
     case CNNNeuronType::ReLUN: return visit(ReLUN{a, b});
-    case CNNNeuronType::Power: return visit(Power{a, b, c});
-    case CNNNeuronType::Exponential: return visit(Exponential{a, b, c});
-    case CNNNeuronType::Logarithm: return visit(Logarithm{a, b, c});
+    case CNNNeuronType::Power:
+    case CNNNeuronType::Exponential:
+    case CNNNeuronType::Logarithm: return with_power(neuron, visit);
     case CNNNeuronType::GeLU: return visit(GeLU{});
     default: return visit(Identity{});
   }
@@ -186,6 +248,45 @@ void neuron_gradient(const NeuronFunction& function, const float* incoming, cons
   with_function(function, [&](auto f) {
     incoming == gradient ? map_gradient_in_place(f, gradient, x, count) : map_gradient(f, incoming, x, gradient, count);
   });
+}
+
+// --- arithmetic
+
+/// result[i] := f(x[i], y[i]); the result may be an operand.
+template <class Function>
+inline __attribute__((always_inline)) void combine(Function f, const float* x, const float* y, float* result, std::size_t count) {
+  std::size_t i = 0;
+  for (; i + kLanes <= count; i += kLanes) store(result + i, f(load(x + i), load(y + i)));
+  if (i < count) {
+    const int part = static_cast<int>(count - i);
+    store_part(result + i, f(load_part(x + i, part), load_part(y + i, part)), part);
+  }
+}
+
+void scaled_sum(float a, const float* x, float b, const float* y, float c, float* result, std::size_t count) {
+  combine([=](Vector p, Vector q) __attribute__((always_inline)) { return a * p + b * q + c; }, x, y, result, count);
+}
+
+void scaled_product(float a, const float* x, float b, const float* y, float c, float* result, std::size_t count) {
+  combine([=](Vector p, Vector q) __attribute__((always_inline)) { return (a * p) * (b * q) + c; }, x, y, result, count);
+}
+
+void drop(const PixelMask& mask, const float* __restrict from, float* __restrict to, int channels) {
+  const std::uint64_t bits = mask.pixel_bits, threshold = mask.threshold;
+  const float keep_probability = mask.keep_probability;
+  if (!mask.varies_channel) {
+    const bool keeps = dropout_keeps_channel(bits, threshold, 0);
+    for (int c = 0; c < channels; ++c) to[c] = keeps ? from[c] / keep_probability : 0.0f;
+    return;
+  }
+  // Two loops: numbers of different sizes in one keep the compiler from making vectors.
+  constexpr int kBlock = 256;
+  std::uint64_t random[kBlock];
+  for (int first = 0; first < channels; first += kBlock, from += kBlock, to += kBlock) {
+    const int count = channels - first < kBlock ? channels - first : kBlock;
+    for (int c = 0; c < count; ++c) random[c] = mix(bits ^ static_cast<std::uint64_t>(first + c)) >> 11;
+    for (int c = 0; c < count; ++c) to[c] = random[c] < threshold ? from[c] / keep_probability : 0.0f;
+  }
 }
 
 // --- normalization
@@ -236,47 +337,60 @@ void normalize_gradient(const float* e, const float* x, float* gradient, std::si
   run(e, x, gradient, pixels, channels, n, constant, factor);
 }
 
-void sum_deviations(const float* __restrict x, std::size_t stride, std::size_t pixels, const float* __restrict center,
-                    float* __restrict deviations, float* __restrict squares, int channels) {
-  for (int c = 0; c < channels; ++c) deviations[c] = squares[c] = 0;
-  std::size_t p = 0;
-  for (; p + 4 <= pixels; p += 4, x += 4 * stride)
-    for (int c = 0; c < channels; ++c) {
-      const float d = x[c] - center[c], e = x[stride + c] - center[c];
-      const float f = x[2 * stride + c] - center[c], g = x[3 * stride + c] - center[c];
-      deviations[c] += (d + e) + (f + g);
-      squares[c] += (d * d + e * e) + (f * f + g * g);
-    }
-  for (; p < pixels; ++p, x += stride)
-    for (int c = 0; c < channels; ++c) {
-      const float d = x[c] - center[c];
-      deviations[c] += d;
-      squares[c] += d * d;
-    }
+/// Calls body.template operator()<vectors>(first channel, channels of the last vector) for all channels, two vectors at a time: their
+/// sums stay in registers over all pixels.
+template <class Body>
+inline __attribute__((always_inline)) void for_each_columns(int channels, Body body) {
+  int c = 0;
+  for (; c + 2 * kLanes <= channels; c += 2 * kLanes) body.template operator()<2>(c, kLanes);
+  for (; c < channels; c += kLanes) body.template operator()<1>(c, channels - c < kLanes ? channels - c : kLanes);
+}
+inline __attribute__((always_inline)) Vector load_up_to(const float* p, int count) { return count == kLanes ? load(p) : load_part(p, count); }
+inline __attribute__((always_inline)) void store_up_to(float* p, Vector v, int count) { count == kLanes ? store(p, v) : store_part(p, v, count); }
+
+void sum_deviations(const float* x, std::size_t stride, std::size_t pixels, const float* center, float* deviations, float* squares,
+                    int channels) {
+  for_each_columns(channels, [&]<int kCount>(int c, int last) __attribute__((always_inline)) {
+    Vector middle[kCount], sum[kCount] = {}, square[kCount] = {};
+#pragma GCC unroll 2
+    for (int v = 0; v < kCount; ++v) middle[v] = load_up_to(center + c + v * kLanes, last);
+    const float* from = x + c;
+    for (std::size_t p = 0; p < pixels; ++p, from += stride)
+#pragma GCC unroll 2
+      for (int v = 0; v < kCount; ++v) {
+        const Vector d = load_up_to(from + v * kLanes, last) - middle[v];
+        sum[v] += d;
+        square[v] += d * d;
+      }
+#pragma GCC unroll 2
+    for (int v = 0; v < kCount; ++v) store_up_to(deviations + c + v * kLanes, sum[v], last), store_up_to(squares + c + v * kLanes, square[v], last);
+  });
 }
 
 template <bool kRectifies>
-void sum_gradient_pixels(const float* __restrict e, const float* __restrict x, std::size_t stride, std::size_t pixels,
-                         const ChannelNormalization& n, float* __restrict sums, float* __restrict products, int channels) {
-  const float *__restrict mean = n.mean, *__restrict scale = n.scale, *__restrict beta = n.beta;
+void sum_gradient_pixels(const float* e, const float* x, std::size_t stride, std::size_t pixels, const ChannelNormalization& n, float* sums,
+                         float* products, int channels) {
   const float slope = n.slope;
-  for (int c = 0; c < channels; ++c) sums[c] = products[c] = 0;
-  const auto incoming = [&](std::size_t at, int c) __attribute__((always_inline)) {
-    return behind_relu<kRectifies>(e[at + c], x[at + c], mean[c], kRectifies ? scale[c] : 0, kRectifies ? beta[c] : 0, slope);
-  };
-  std::size_t p = 0;
-  for (; p + 2 <= pixels; p += 2, e += 2 * stride, x += 2 * stride)
-    for (int c = 0; c < channels; ++c) {
-      const float first = incoming(0, c), second = incoming(stride, c);
-      sums[c] += first + second;
-      products[c] += first * (x[c] - mean[c]) + second * (x[stride + c] - mean[c]);
+  for_each_columns(channels, [&]<int kCount>(int c, int last) __attribute__((always_inline)) {
+    Vector mean[kCount], scale[kCount] = {}, beta[kCount] = {}, sum[kCount] = {}, product[kCount] = {};
+#pragma GCC unroll 2
+    for (int v = 0; v < kCount; ++v) {
+      mean[v] = load_up_to(n.mean + c + v * kLanes, last);
+      if (kRectifies) scale[v] = load_up_to(n.scale + c + v * kLanes, last), beta[v] = load_up_to(n.beta + c + v * kLanes, last);
     }
-  for (; p < pixels; ++p, e += stride, x += stride)
-    for (int c = 0; c < channels; ++c) {
-      const float first = incoming(0, c);
-      sums[c] += first;
-      products[c] += first * (x[c] - mean[c]);
-    }
+    const float *incoming = e + c, *from = x + c;
+    for (std::size_t p = 0; p < pixels; ++p, incoming += stride, from += stride)
+#pragma GCC unroll 2
+      for (int v = 0; v < kCount; ++v) {
+        Vector share = load_up_to(incoming + v * kLanes, last);
+        const Vector d = load_up_to(from + v * kLanes, last) - mean[v];
+        if (kRectifies) share = d * scale[v] + beta[v] >= Vector{} ? share : slope * share;
+        sum[v] += share;
+        product[v] += share * d;
+      }
+#pragma GCC unroll 2
+    for (int v = 0; v < kCount; ++v) store_up_to(sums + c + v * kLanes, sum[v], last), store_up_to(products + c + v * kLanes, product[v], last);
+  });
 }
 
 void sum_gradient(const float* e, const float* x, std::size_t stride, std::size_t pixels, const ChannelNormalization& n, float* sums,

@@ -128,6 +128,21 @@ struct PoolingRow {
   void* saved;    ///< maximum_in_...: where the winners go, beside `result`
 };
 
+/// Soft-max cross entropy of some pixels, as in loss.hpp's Stretch: labels count as label * keep + rest.
+struct SoftMaxLoss {
+  const float *y, *labels, *weights, *incoming;  ///< the last two may be null
+  bool is_incoming_whole, by_label, needs_sum;
+  float weight, keep, rest;
+  float *gradient, *element_losses;  ///< null where nobody needs them
+};
+
+/// Dropout of a pixel's channels: see dropout_keeps_channel().
+struct PixelMask {
+  std::uint64_t pixel_bits, threshold;
+  bool varies_channel;
+  float keep_probability;
+};
+
 constexpr int kMaxPieceRows = 14, kMaxPieceVectors = 4;
 
 /// Pixels of a tile that lie on the image: rows [first_y, last_y), columns [first_x, last_x). The others read as zeros.
@@ -192,6 +207,10 @@ struct Isa {
   /// y := f(x), and gradient := incoming * f'(x). Results may be the first operand, but must not overlap it otherwise.
   void (*neuron)(const NeuronFunction& function, const float* x, float* y, std::size_t count);
   void (*neuron_gradient)(const NeuronFunction& function, const float* incoming, const float* x, float* gradient, std::size_t count);
+  /// result := a * x + b * y + c, or (a * x) * (b * y) + c. The result may be an operand.
+  void (*scaled_sum)(float a, const float* x, float b, const float* y, float c, float* result, std::size_t count);
+  void (*scaled_product)(float a, const float* x, float b, const float* y, float c, float* result, std::size_t count);
+  void (*drop)(const PixelMask& mask, const float* from, float* to, int channels);
   /// Normalized pixels.
   void (*normalize)(const float* x, float* y, std::size_t pixels, int channels, const ChannelNormalization& n);
   /// gradient := scale * (e' - constant - (x - mean) * factor), e' the incoming gradient behind the ReLU. `gradient` may be `e`.
@@ -205,6 +224,14 @@ struct Isa {
                        float* sums, float* products, int channels);
 
   void (*const* pooling)(const PoolingRow&);  ///< by PoolingPass
+
+  /// Soft-max of each pixel's channels, or its logarithm, and their gradients from the result y.
+  void (*softmax)(const float* x, float* y, std::size_t pixels, int channels);
+  void (*log_softmax)(const float* x, float* y, std::size_t pixels, int channels);
+  void (*softmax_gradient)(const float* incoming, const float* y, float* gradient, std::size_t pixels, int channels);
+  void (*log_softmax_gradient)(const float* incoming, const float* y, float* gradient, std::size_t pixels, int channels);
+  /// The sum of the losses, if asked for.
+  double (*softmax_loss)(const SoftMaxLoss& loss, std::size_t pixels, int channels);
 
   WinogradTransforms winograd_four = {}, winograd_two = {}, winograd_five_taps = {};  ///< F(4 x 4, 3 x 3), F(2 x 2, 3 x 3), F(2 x 2, 5 x 5)
 

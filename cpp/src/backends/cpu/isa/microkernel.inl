@@ -496,14 +496,15 @@ void count_bits(std::size_t rows, std::size_t words, const std::uint64_t* a, con
 }  // namespace mpsnn::cpu
 
 #include "backends/cpu/isa/elementwise.inl"
+#include "backends/cpu/isa/softmax.inl"
 
 namespace mpsnn::cpu {
 namespace {
 
 constexpr Isa make_isa(const char* name) {
   return {name, kRows, kVectors, kLanes, kRowTiles.tiles, kColumnTiles.tiles, kPieceTiles.tiles, kPieceTiles.sums, kPieceRows, sum_products, stream_product, depthwise_run, depthwise_sum, sum_rows,
-          count_bits<false>, count_bits<true>, neuron, neuron_gradient, normalize, normalize_gradient, sum_deviations, sum_gradient,
-          kPoolingKernels};
+          count_bits<false>, count_bits<true>, neuron, neuron_gradient, scaled_sum, scaled_product, drop, normalize, normalize_gradient, sum_deviations, sum_gradient,
+          kPoolingKernels, softmax, log_softmax, softmax_gradient, log_softmax_gradient, softmax_loss};
 }
 
 }  // namespace
