@@ -199,8 +199,8 @@ class WeightGradientKernel final : public Kernel {
     const float* images[2] = {incoming, source};
     const double tiles = double(rows.size()) * columns.size() * geometry_.groups / (isa_.piece_rows[vectors_ - 1] * vectors_ * isa_.lanes);
     for (int i = 0; i < 2; ++i) {
-      product.ahead[i] = reinterpret_cast<const char*>(images[i] + static_cast<std::size_t>(first * floats[i]));
-      product.ahead_bytes[i] = static_cast<std::size_t>(std::min(64.0, 16 * floats[i] / std::max(1.0, tiles) + 1));
+      product.ahead.place[i] = reinterpret_cast<const char*>(images[i] + static_cast<std::size_t>(first * floats[i]));
+      product.ahead.bytes[i] = static_cast<std::size_t>(std::min(64.0, 16 * floats[i] / std::max(1.0, tiles) + 1));
     }
   }
 

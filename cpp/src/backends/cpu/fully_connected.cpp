@@ -63,16 +63,17 @@ class FullyConnectedForward final : public Kernel {
       const int count = rows.begin + static_cast<int>(part_begin(rows.size(), tile + 1, tiles)) - o;
       for (int block = 0; block < blocks_; ++block) {
         const int begin = block_begin(block);
-        isa_.piece_tiles[vectors_ - 1][count - 1]({.a = weights + std::size_t(o) * inputs_ + begin,
-                                                   .a_stride = std::size_t(inputs_),
-                                                   .pieces = &start,
-                                                   .piece_count = 1,
-                                                   .piece_depth = std::size_t(block_begin(block + 1) - begin),
-                                                   .b = source + std::size_t(begin) * width(),
-                                                   .c = sums + std::size_t(o) * width(),
-                                                   .c_stride = std::size_t(width()),
-                                                   .start = block == 0 ? kZeros : nullptr,
-                                                   .columns = width()});
+        PieceProduct product{.a = weights + std::size_t(o) * inputs_ + begin,
+                             .a_stride = std::size_t(inputs_),
+                             .pieces = &start,
+                             .piece_count = 1,
+                             .piece_depth = std::size_t(block_begin(block + 1) - begin),
+                             .b = source + std::size_t(begin) * width(),
+                             .c = sums + std::size_t(o) * width(),
+                             .c_stride = std::size_t(width()),
+                             .start = block == 0 ? kZeros : nullptr,
+                             .columns = width()};
+        isa_.piece_tiles[vectors_ - 1][count - 1](product);
       }
     }
   }

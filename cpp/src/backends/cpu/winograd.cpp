@@ -73,18 +73,59 @@ void Tiles::transform_outputs(const WinogradTransforms& transforms, const float*
   }
 }
 
-void multiply_panel(const Isa& isa, bool is_transposed, int rows, int depth, const float* a, std::size_t a_stride, const float* b,
-                    std::size_t b_stride, int columns, float* c, std::size_t c_stride, bool overwrites) {
-  const GemmTile* kernels = is_transposed ? isa.column_tiles : isa.row_tiles;
-  const int vectors = columns / isa.lanes, tiles = ceil_divide(rows, isa.rows);
+namespace {
+
+/// Fetches `bytes` bytes from `place` on during `tiles` tiles of `depth` terms.
+void fetch_during(Ahead& ahead, int index, const float* place, std::size_t floats, int tiles, int depth) {
+  const std::size_t groups = std::max(1, tiles * (depth / 4));
+  ahead.place[index] = reinterpret_cast<const char*>(place);
+  ahead.bytes[index] = std::min<std::size_t>(128, (floats * sizeof(float) + groups - 1) / groups);
+}
+
+}  // namespace
+
+void multiply_panel(const Isa& isa, const PanelProduct& panel) {
+  static constexpr std::ptrdiff_t kStart = 0;
+  const int vectors = panel.columns / isa.lanes, tiles = ceil_divide(panel.rows, isa.piece_rows[vectors - 1]);
+  PieceProduct product{.a = panel.a,
+                       .a_stride = panel.a_stride,
+                       .pieces = &kStart,
+                       .piece_count = 1,
+                       .piece_depth = std::size_t(panel.depth),
+                       .b = panel.b,
+                       .c = panel.c,
+                       .c_stride = panel.c_stride,
+                       .start = panel.overwrites ? kZeros : nullptr,
+                       .columns = panel.columns};
+  fetch_during(product.ahead, 0, panel.next_a, std::size_t(panel.rows) * panel.a_stride, tiles, panel.depth);
+  fetch_during(product.ahead, 1, panel.next_b, std::size_t(panel.depth) * panel.columns, tiles, panel.depth);
   for (int tile = 0; tile < tiles; ++tile) {
-    const int row = static_cast<int>(part_begin(rows, tile, tiles)), count = static_cast<int>(part_begin(rows, tile + 1, tiles)) - row;
-    float* to = c + row * c_stride;
-    // The sums come from the second-level cache: they arrive while the products are made.
-    for (int i = 0; i < count; ++i)
-      for (int j = 0; j < columns; j += 16) __builtin_prefetch(to + i * c_stride + j, 1);
-    kernels[(count - 1) * isa.vectors + vectors - 1](depth, a + row * (is_transposed ? 1 : a_stride), a_stride, b, b_stride, to, c_stride,
-                                                     overwrites ? kZeros : nullptr, columns);
+    const int row = static_cast<int>(part_begin(panel.rows, tile, tiles)), count = static_cast<int>(part_begin(panel.rows, tile + 1, tiles)) - row;
+    product.a = panel.a + row * panel.a_stride;
+    product.c = panel.c + row * panel.c_stride;
+    isa.piece_tiles[vectors - 1][count - 1](product);
+  }
+}
+
+void multiply_panel_transposed(const Isa& isa, const PanelProduct& panel) {
+  const int vectors = panel.columns / isa.lanes, tiles = ceil_divide(panel.rows, isa.piece_rows[vectors - 1]);
+  ColumnProduct product{.lines = &panel.a,
+                        .line_count = 1,
+                        .offset = 0,
+                        .pixels = std::size_t(panel.depth),
+                        .a_stride = panel.a_stride,
+                        .b = panel.b,
+                        .c = panel.c,
+                        .c_stride = panel.c_stride,
+                        .overwrites = panel.overwrites,
+                        .ahead = {}};
+  fetch_during(product.ahead, 0, panel.next_a, std::size_t(panel.depth) * panel.a_stride, tiles, panel.depth);
+  fetch_during(product.ahead, 1, panel.next_b, std::size_t(panel.depth) * panel.columns, tiles, panel.depth);
+  for (int tile = 0; tile < tiles; ++tile) {
+    const int row = static_cast<int>(part_begin(panel.rows, tile, tiles)), count = static_cast<int>(part_begin(panel.rows, tile + 1, tiles)) - row;
+    product.offset = row;
+    product.c = panel.c + row * panel.c_stride;
+    isa.sum_tiles[vectors - 1][count - 1](product);
   }
 }
 

@@ -85,10 +85,23 @@ inline void prefetch_for_writing(const float* values, int count) {
   for (int i = 0; i < count; i += 16) __builtin_prefetch(values + i, 1);
 }
 
-/// c (+)= a * b for one position, where b is one panel of `columns` columns: whole vectors, at most a tile. a(i, k) is
-/// a[i * a_stride + k], or a[k * a_stride + i] when `is_transposed`.
-void multiply_panel(const Isa& isa, bool is_transposed, int rows, int depth, const float* a, std::size_t a_stride, const float* b,
-                    std::size_t b_stride, int columns, float* c, std::size_t c_stride, bool overwrites);
+/// c (+)= a * b for one position, where b is one panel: `depth` rows of `columns` columns behind one another, whole vectors. Meanwhile
+/// what the next product reads is fetched: it comes from the second-level cache, in stretches too short for other prefetchers.
+struct PanelProduct {
+  int rows, depth;
+  const float* a;
+  std::size_t a_stride;
+  const float* b;
+  int columns;
+  float* c;
+  std::size_t c_stride;
+  bool overwrites;
+  const float *next_a, *next_b;
+};
+/// a(i, k) is a[i * a_stride + k], or ...
+void multiply_panel(const Isa& isa, const PanelProduct& panel);
+/// ... a[k * a_stride + i].
+void multiply_panel_transposed(const Isa& isa, const PanelProduct& panel);
 
 std::unique_ptr<Kernel> make_winograd_forward(const ConvolutionGeometry& geometry, const WeightLayout& layout, int images,
                                               const Epilogue& epilogue, Precision precision);

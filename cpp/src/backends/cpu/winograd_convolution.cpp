@@ -14,6 +14,8 @@ namespace {
 constexpr int kLaneFloats = 16 << 10, kLargeBlockFloats = 320 << 10;
 /// Source channels whose weights are transformed at a time.
 constexpr int kWeightChannels = 32;
+/// Channels that a task reads, and writes, at a time; tiles of its products are chosen for as many rows.
+constexpr int kRange = 64, kTileRows = 64;
 
 /// What both drivers share: geometry, weights and products.
 class WinogradKernel : public Kernel {
@@ -30,7 +32,8 @@ class WinogradKernel : public Kernel {
         result_channels_(result_channels),
         groups_(groups),
         depth_(source_channels / groups),
-        shape_(isa_, depth_, result_channels / groups) {}
+        shape_(isa_, depth_, result_channels / groups, 1, best_vectors(isa_, kTileRows, std::min(kRange, result_channels / groups), std::min(kRange, depth_))),
+        rows_(isa_.piece_rows[shape_.tile_columns() / isa_.lanes - 1]) {}
 
  protected:
   int positions() const { return transforms_.positions(); }
@@ -47,7 +50,7 @@ class WinogradKernel : public Kernel {
     const int stride = panel_stride(panel), columns = shape_.panel_columns(panel);
     const std::size_t count = std::size_t(last - first) * stride;
     const float* from = weights + weights_.offset + group * weights_.group +
-                        std::ptrdiff_t(panel) * isa_.tile_columns() * weights_.result + first * weights_.source;
+                        std::ptrdiff_t(panel) * shape_.tile_columns() * weights_.result + first * weights_.source;
     for (int y = 0; y < transforms_.taps; ++y)
       for (int x = 0; x < transforms_.taps; ++x)
         pack_rows(from + y * weights_.y + x * weights_.x, weights_.source, weights_.result, last - first, columns,
@@ -55,7 +58,7 @@ class WinogradKernel : public Kernel {
     transforms_.weights(taps, count, count, u, step);
   }
   std::size_t taps_floats() const {
-    return std::size_t(transforms_.taps) * transforms_.taps * kWeightChannels * isa_.tile_columns();
+    return std::size_t(transforms_.taps) * transforms_.taps * kWeightChannels * shape_.tile_columns();
   }
 
   const Isa& isa_;
@@ -66,6 +69,7 @@ class WinogradKernel : public Kernel {
   bool has_neuron_;
   int source_channels_, result_channels_, groups_, depth_;
   PackedShape shape_;  ///< panels of the result channels of a group
+  int rows_;           ///< of a tile of the product
 };
 
 /// A task owns some tiles and some result channels, and adds up the source channels a few at a time: transformed tiles, sums and
@@ -76,16 +80,16 @@ class WinogradConvolution final : public WinogradKernel {
  public:
   template <class... Arguments>
   explicit WinogradConvolution(const Arguments&... arguments) : WinogradKernel(arguments...) {
-    const int panels_wanted = std::max(1, kRange / isa_.tile_columns());
+    const int panels_wanted = std::max(1, kRange / shape_.tile_columns());
     ranges_ = ceil_divide(shape_.panels(), panels_wanted);
-    const int most_columns = ceil_divide(shape_.panels(), ranges_) * isa_.tile_columns();
+    const int most_columns = ceil_divide(shape_.panels(), ranges_) * shape_.tile_columns();
     chunks_ = ceil_divide(depth_, kRange);
     chunk_ = round_up(ceil_divide(depth_, chunks_), isa_.lanes);
     const int tile_floats = positions() * (chunk_ + most_columns);
     blocks_ = blocks_of(kLargeBlockFloats / tile_floats);
     // Fewer tasks than this would leave threads without work.
     const std::size_t few = ceil_divide(kTasks, groups_ * ranges_);
-    blocks_ = std::max(blocks_, std::min(few, tiles_.count() / isa_.rows));
+    blocks_ = std::max(blocks_, std::min(few, tiles_.count() / rows_));
     is_stored_ = blocks_ > 2;
     if (is_stored_) blocks_ = std::max(blocks_, blocks_of(isa_.lanes * kLaneFloats / tile_floats));
     block_ = blocks_ == 0 ? 1 : static_cast<int>((tiles_.count() + blocks_ - 1) / blocks_);
@@ -131,7 +135,7 @@ class WinogradConvolution final : public WinogradKernel {
   }
 
  private:
-  static constexpr int kRange = 64, kTasks = 4;
+  static constexpr int kTasks = 4;
   static constexpr std::size_t kTaskTiles = 4, kBlocks = 8;
 
   /// While the block's pixels are in the cache; PReLU's slopes are those of whole pixels.
@@ -139,7 +143,7 @@ class WinogradConvolution final : public WinogradKernel {
 
   /// Blocks of at most `most` tiles, which should be whole rows of the micro-kernel.
   std::size_t blocks_of(int most) const {
-    const std::size_t whole = std::max(1, most / isa_.rows) * isa_.rows;
+    const std::size_t whole = std::max(1, most / rows_) * rows_;
     return (tiles_.count() + whole - 1) / whole;
   }
 
@@ -179,13 +183,24 @@ class WinogradConvolution final : public WinogradKernel {
       for (int p = 0; p < positions(); ++p) {
         const float* panel_u = u + p * u_step_;
         for (int panel = panels.begin; panel < panels.end; ++panel) {
-          multiply_panel(isa_, false, tiles, depth, v + p * v_step_, chunk_, panel_u, panel_stride(panel), panel_stride(panel),
-                         m + p * m_step_ + (panel - panels.begin) * isa_.tile_columns(), m_stride_, chunk == 0);
-          panel_u += std::ptrdiff_t(depth) * panel_stride(panel);
+          const float* next = panel_u + std::ptrdiff_t(depth) * panel_stride(panel);
+          const bool is_last = panel + 1 == panels.end;
+          multiply_panel(isa_, {.rows = tiles,
+                                .depth = depth,
+                                .a = v + p * v_step_,
+                                .a_stride = std::size_t(chunk_),
+                                .b = panel_u,
+                                .columns = panel_stride(panel),
+                                .c = m + p * m_step_ + (panel - panels.begin) * shape_.tile_columns(),
+                                .c_stride = std::size_t(m_stride_),
+                                .overwrites = chunk == 0,
+                                .next_a = v + (is_last ? p + 1 : p) * v_step_,
+                                .next_b = is_last ? u + (p + 1) * u_step_ : next});
+          panel_u = next;
         }
       }
     }
-    const int channel = panels.begin * isa_.tile_columns(), end = std::min(shape_.columns(), panels.end * isa_.tile_columns());
+    const int channel = panels.begin * shape_.tile_columns(), end = std::min(shape_.columns(), panels.end * shape_.tile_columns());
     const float* bias = call.input<float>(2);
     const int offset = group * shape_.columns() + channel;
     tiles_.transform_outputs(transforms_, m, m_stride_, m_step_, bias ? bias + offset : nullptr, end - channel, first, tiles,

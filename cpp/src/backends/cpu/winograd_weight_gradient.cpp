@@ -30,19 +30,20 @@ class WinogradWeightGradient final : public Kernel {
         tiles_(geometry.window, images, transforms),
         inputs_(geometry.input_channels / geometry.groups),
         outputs_(geometry.output_channels / geometry.groups),
-        panels_(ceil_divide(inputs_, isa_.tile_columns())) {
+        panel_(isa_.lanes * best_vectors(isa_, std::min(kChannels, outputs_), std::min(kChannels, inputs_), kTiles)),
+        panels_(ceil_divide(inputs_, panel_)) {
     const std::size_t image_count = std::max(0, images);
     const Axis &y = geometry.window.y, &x = geometry.window.x;
     bias_pixels_ = image_count * (is_transposed ? std::size_t(y.input) * x.input : std::size_t(std::max(0, y.output)) * std::max(0, x.output));
     bias_channels_ = is_transposed ? geometry.input_channels : geometry.output_channels;
-    input_ranges_ = ceil_divide(panels_, std::max(1, kChannels / isa_.tile_columns()));
+    input_ranges_ = ceil_divide(panels_, std::max(1, kChannels / panel_));
     output_ranges_ = ceil_divide(outputs_, kChannels);
     const std::size_t ranges = std::size_t(geometry.groups) * input_ranges_ * output_ranges_;
     const std::size_t few = std::min((kFewTasks + ranges - 1) / ranges, tiles_.count() / kLeastTiles);
     parts_ = std::min((kGradientTasks + ranges - 1) / ranges, std::max(few, tiles_.count() / kPartTiles));
     parts_ = std::bit_floor(std::max<std::size_t>(1, parts_));  // two, four or eight threads end together
     block_ = static_cast<int>(std::clamp<std::size_t>(tiles_.count() / parts_ + 1, 1, kTiles));
-    range_columns_ = ceil_divide(panels_, input_ranges_) * isa_.tile_columns();
+    range_columns_ = ceil_divide(panels_, input_ranges_) * panel_;
     const int range_outputs = ceil_divide(outputs_, output_ranges_);
     z_stride_ = round_up(range_outputs, 16) | 16;
     v_step_ = winograd_step(std::size_t(block_) * range_columns_);
@@ -104,8 +105,11 @@ class WinogradWeightGradient final : public Kernel {
             part(outputs_, output, output_ranges_)};
   }
   int positions() const { return transforms_.positions(); }
-  int first_input(const Block& block) const { return block.panels.begin * isa_.tile_columns(); }
-  int input_count(const Block& block) const { return std::min(inputs_, block.panels.end * isa_.tile_columns()) - first_input(block); }
+  int first_input(const Block& block) const { return block.panels.begin * panel_; }
+  /// Those of a panel, and with what fills up the last vector.
+  int input_count(const Block& block, int panel) const { return std::min(panel_, input_count(block) - panel * panel_); }
+  int padded(const Block& block, int panel) const { return round_up(input_count(block, panel), isa_.lanes); }
+  int input_count(const Block& block) const { return std::min(inputs_, block.panels.end * panel_) - first_input(block); }
 
   void add_tiles(const Block& block, std::size_t begin, std::size_t end, const float* incoming, const float* source, float* u,
                  float* own) const {
@@ -114,16 +118,26 @@ class WinogradWeightGradient final : public Kernel {
     if (begin == end) std::fill_n(u, positions() * u_step_, 0.0f);
     for (std::size_t first = begin; first < end; first += block_) {
       const int tiles = static_cast<int>(std::min<std::size_t>(block_, end - first));
-      tiles_.transform_inputs(transforms_, x, geometry_.input_channels, input_count(block), first, tiles, own + v_offset_,
-                              isa_.tile_columns(), v_step_, std::size_t(block_) * isa_.tile_columns());
+      for (int panel = 0; panel < block.panels.size(); ++panel)
+        tiles_.transform_inputs(transforms_, x + std::ptrdiff_t(panel) * panel_, geometry_.input_channels, input_count(block, panel), first, tiles,
+                                own + v_offset_ + std::ptrdiff_t(panel) * panel_ * block_, padded(block, panel), v_step_, isa_.tile_columns());
       tiles_.spread(transforms_, e, geometry_.output_channels, block.outputs.size(), first, tiles, own + z_offset_, z_stride_, z_step_,
                     isa_.tile_columns());
       for (int p = 0; p < positions(); ++p) {
+        const float *z = own + z_offset_ + p * z_step_, *v = own + v_offset_ + p * v_step_;
         for (int panel = 0; panel < block.panels.size(); ++panel) {
-          const int column = panel * isa_.tile_columns(), columns = std::min(isa_.tile_columns(), input_count(block) - column);
-          multiply_panel(isa_, true, block.outputs.size(), tiles, own + z_offset_ + p * z_step_, z_stride_,
-                         own + v_offset_ + p * v_step_ + std::ptrdiff_t(column) * block_, isa_.tile_columns(), round_up(columns, isa_.lanes),
-                         u + p * u_step_ + column, range_columns_, first == begin);
+          const bool is_last = panel + 1 == block.panels.size();
+          multiply_panel_transposed(isa_, {.rows = block.outputs.size(),
+                                           .depth = tiles,
+                                           .a = z,
+                                           .a_stride = std::size_t(z_stride_),
+                                           .b = v + std::ptrdiff_t(panel) * panel_ * block_,
+                                           .columns = padded(block, panel),
+                                           .c = u + p * u_step_ + std::ptrdiff_t(panel) * panel_,
+                                           .c_stride = std::size_t(range_columns_),
+                                           .overwrites = first == begin,
+                                           .next_a = is_last ? z + z_step_ : z,
+                                           .next_b = is_last ? v + v_step_ : v + std::ptrdiff_t(panel + 1) * panel_ * block_});
         }
       }
     }
@@ -178,7 +192,9 @@ class WinogradWeightGradient final : public Kernel {
   WeightLayout layout_;
   bool is_transposed_;
   Tiles tiles_;
-  int inputs_, outputs_, panels_, input_ranges_ = 1, output_ranges_ = 1, block_ = 1, range_columns_ = 0, z_stride_ = 0,
+  int inputs_, outputs_;
+  int panel_;  ///< columns of a panel of input channels
+  int panels_, input_ranges_ = 1, output_ranges_ = 1, block_ = 1, range_columns_ = 0, z_stride_ = 0,
       bias_channels_ = 0;
   std::size_t bias_pixels_ = 0, parts_ = 1, v_step_ = 0, z_step_ = 0, u_step_ = 0;
   std::size_t v_offset_ = 0, z_offset_ = 0, taps_offset_ = 0, u_offset_ = 0, row_offset_ = 0, bias_offset_ = 0, sums_offset_ = 0,

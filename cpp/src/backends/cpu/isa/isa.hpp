@@ -31,6 +31,13 @@ struct ChannelNormalization {
 using GemmTile = void (*)(std::size_t depth, const float* a, std::size_t a_stride, const float* b, std::size_t b_stride, float* c,
                           std::size_t c_stride, const float* start, int columns);
 
+/// What will be needed later, fetched while a tile is computed: two places, and so many bytes of each for every four terms of the sum,
+/// at most 128. Null for nothing.
+struct Ahead {
+  const char* place[2];
+  std::size_t bytes[2];
+};
+
 /// A tile whose left operand lies in pieces, as the patch under a window does: with k = p * piece_depth + d, element (i, k) is
 /// a[pieces[p] + i * a_stride + d]. `b` has rows of whole vectors behind one another; `c`, `start` and `columns` are those of a
 /// GemmTile. One chain of additions, pieces in their order.
@@ -44,8 +51,10 @@ struct PieceProduct {
   std::size_t c_stride;
   const float* start;
   int columns;
+  Ahead ahead = {};
 };
-using PieceTile = void (*)(const PieceProduct&);
+/// Advances product.ahead.
+using PieceTile = void (*)(PieceProduct& product);
 
 /// A tile of a product whose left operand is read by columns, as in a weight gradient that sums over the pixels of some lines:
 /// c[i][j] (+)= sum over lines l and pixels p of lines[l][offset + p * a_stride + i] * b[l * pixels + p][j]. `b` has rows of whole
@@ -59,8 +68,7 @@ struct ColumnProduct {
   float* c;
   std::size_t c_stride;
   bool overwrites;
-  const char* ahead[2];        ///< what will be needed later: fetched while the tile is computed, ...
-  std::size_t ahead_bytes[2];  ///< ... so many bytes for every four pixels, at most 64
+  Ahead ahead;
 };
 /// Advances product.ahead.
 using ColumnTile = void (*)(ColumnProduct& product);

@@ -209,8 +209,32 @@ struct PieceRows {
   }
 };
 
+/// Two lines of each place. Where nothing is to be fetched, `near` is: it is in the cache already.
+struct Fetcher {
+  const char* place[2];
+  std::size_t bytes[2];
+  Fetcher(const Ahead& ahead, const void* near) {
+    for (int i = 0; i < 2; ++i) {
+      place[i] = ahead.place[i] ? ahead.place[i] : static_cast<const char*>(near);
+      bytes[i] = ahead.place[i] ? ahead.bytes[i] : 0;
+    }
+  }
+  inline __attribute__((always_inline)) void fetch() {
+#pragma GCC unroll 2
+    for (int i = 0; i < 2; ++i) {
+      __builtin_prefetch(place[i]);
+      __builtin_prefetch(place[i] + 64);
+      place[i] += bytes[i];
+    }
+  }
+  void store(Ahead& ahead) const {
+    for (int i = 0; i < 2; ++i)
+      if (ahead.place[i]) ahead.place[i] = place[i];
+  }
+};
+
 template <int Rows, int Vectors>
-void piece_tile(const PieceProduct& product) {
+void piece_tile(PieceProduct& product) {
   constexpr int kStep = Vectors * kLanes;
   Vector sum[Rows][Vectors] = {};
   const PieceRows<Rows> rows(product.a, product.a_stride);
@@ -243,10 +267,12 @@ void piece_tile(const PieceProduct& product) {
     b += count * kStep;
     make_opaque(b);
   };
+  Fetcher fetcher(product.ahead, b);
   for (std::size_t piece = 0; piece < product.piece_count; ++piece) {
     rows.start(product.pieces[piece], p);
     std::size_t k = 0;
     for (; k + 4 <= depth; k += 4) {
+      fetcher.fetch();
       step(Numbers<0>{}, kAll);
       step(Numbers<1>{}, kAll);
       step(Numbers<2>{}, kAll);
@@ -258,6 +284,7 @@ void piece_tile(const PieceProduct& product) {
       advance(1);
     }
   }
+  fetcher.store(product.ahead);
   finish_tile<Rows, Vectors>(sum, product.c, product.c_stride, product.start, product.columns);
 }
 
@@ -286,7 +313,7 @@ void sum_tile(ColumnProduct& product) {
     (row(Numbers<I>{}), ...);
   };
   constexpr typename NumbersBelow<Rows>::Type kAll{};
-  const char *ahead0 = product.ahead[0], *ahead1 = product.ahead[1];
+  Fetcher fetcher(product.ahead, b);
   for (std::size_t line = 0; line < product.line_count; ++line) {
     p = reinterpret_cast<const char*>(product.lines[line] + product.offset);
     std::size_t pixel = 0;
@@ -299,10 +326,7 @@ void sum_tile(ColumnProduct& product) {
       b += 4 * kStep;
       make_opaque(p);
       make_opaque(b);
-      __builtin_prefetch(ahead0, 0, 2);
-      __builtin_prefetch(ahead1, 0, 2);
-      ahead0 += product.ahead_bytes[0];
-      ahead1 += product.ahead_bytes[1];
+      fetcher.fetch();
     }
     for (; pixel < product.pixels; ++pixel) {
       step(Numbers<0>{}, kAll);
@@ -310,8 +334,7 @@ void sum_tile(ColumnProduct& product) {
       b += kStep;
     }
   }
-  product.ahead[0] = ahead0;
-  product.ahead[1] = ahead1;
+  fetcher.store(product.ahead);
 #pragma GCC unroll 16
   for (int i = 0; i < Rows; ++i) {
 #pragma GCC unroll 4
