@@ -52,7 +52,8 @@ struct DepthwisePass {
   }
 
   /// Line `i` of an image; `pointers` has room for two for each line of taps.
-  void run_line(const Isa& isa, const float* image, int i, const float* start, float* line, const float** pointers) const {
+  void run_line(const Isa& isa, const float* image, int i, const float* start, float* line, bool fetches_line,
+                const float** pointers) const {
     const Axis& across = x.axis;
     const Range taps_y = y.axis.taps_inside(i);
     const std::size_t source_line = std::size_t(across.input) * channels;
@@ -65,6 +66,7 @@ struct DepthwisePass {
     run.result_step = std::size_t(x.step) * channels;
     run.new_lines = y.axis.stride;
     run.ahead = y.axis.stride * source_line;
+    run.fetches_result = fetches_line;
     run.start = start;
     const auto run_pixels = [&](Range pixels, Range taps) {
       run.line_count = taps.size() > 0 ? taps_y.size() : 0;
@@ -124,7 +126,7 @@ class DepthwiseLines final : public Kernel {
           if (group >= pass.y.axis.output) continue;
           const std::size_t source_image = std::size_t(std::max(0, pass.y.axis.input)) * std::max(0, pass.x.axis.input) * channels_;
           pass.run_line(isa_, call.input<float>(0) + image * source_image, group, call.input<float>(2),
-                        to + std::size_t(pass.y.first + group * pass.y.step) * line, pointers);
+                        to + std::size_t(pass.y.first + group * pass.y.step) * line, count * line * step() > kNearFloats, pointers);
         }
         if (epilogue_.has_neuron()) apply_neuron(epilogue_.neuron, to + first * line, std::size_t(last - first) * width_, channels_);
       }
@@ -134,6 +136,8 @@ class DepthwiseLines final : public Kernel {
  private:
   /// Some 5 microseconds of multiply-adds, and how many tasks there should be.
   static constexpr std::size_t kTaskWork = 250000, kFewestTasks = 2, kMostTasks = 48;
+  /// Results that may still be in second-level caches: 4 MiB.
+  static constexpr std::size_t kNearFloats = std::size_t(1) << 20;
   int step() const { return passes_[0].y.step; }
 
   const Isa& isa_;

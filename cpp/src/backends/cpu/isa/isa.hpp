@@ -82,6 +82,7 @@ struct DepthwiseRun {
   std::size_t pixel_step, tap_step, weight_step, result_step, channels;
   int new_lines;      ///< the last so many lines are read here first: meanwhile, ...
   std::size_t ahead;  ///< ... what lies so many floats behind them is fetched for the next run
+  bool fetches_result;  ///< the result's lines come from far: stores would wait for them one after another, so those of the next pixels are fetched
   const float* start;
   float* result;
 };
