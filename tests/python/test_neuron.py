@@ -280,3 +280,35 @@ def test_what_has_no_real_value_is_nan_or_infinite_as_in_c(engine):
     logarithm = result_of(neuron(Type.Logarithm, (1, 0, -1)), x, engine=engine).ravel()
     assert np.isnan(logarithm[:2]).all()
     assert logarithm[2:].tolist() == [-np.inf, 0]
+
+
+@pytest.mark.parametrize(
+    ("type", "parameters"),
+    [
+        (Type.Logarithm, (1.0, 0.0, -1.0)),
+        (Type.Logarithm, (1.0, 0.0, 10.0)),
+        (Type.Exponential, (1.0, 0.0, -1.0)),
+        (Type.Exponential, (1.0, 0.0, 2.0)),
+        (Type.Exponential, (1.0, 0.0, 0.5)),
+        (Type.Exponential, (1.0, 0.0, 1.0)),
+        (Type.SoftPlus, (1.0, 1.0)),
+        (Type.GeLU, ()),
+        *((Type.Power, (1.0, 0.0, c)) for c in (-15.0, -3.0, -1.0, 0.0, 1.0, 2.0, 3.0, 7.0, 15.0, 16.0, 0.5)),
+    ],
+    ids=str,
+)
+def test_the_engines_agree_far_out_and_where_functions_end(type, parameters):
+    x = np.array([0, -1, 1, 1e-40, 1e-37, 3e38, 300, -300, 87, -80, 1 + 2.0**-20, -2.5, np.inf, -np.inf, np.nan, 1e-7])
+    if type == Type.GeLU:
+        x[-3] = -1e30  # of -infinity the formula is a NaN, the limit 0
+    x = x.astype(np.float32).reshape(1, 1, 4, 4)
+    with np.errstate(over="ignore"):
+        reference = result_of(neuron(type, parameters), x, engine="reference").astype(np.float32)
+    cpu = result_of(neuron(type, parameters), x, engine="cpu")
+    limits = np.finfo(np.float32)
+    # Below the smallest normal number digits go, and some functions round to zero.
+    near = np.isfinite(reference) & (np.abs(reference) > limits.tiny * 4)
+    special = ~np.isfinite(reference)
+    assert np.array_equal(cpu[special], reference[special], equal_nan=True)
+    assert np.abs(cpu[~near & ~special]).max(initial=0) <= limits.tiny * 8
+    assert_close(cpu[near], reference[near], np.abs(reference[near]), ROUNDINGS**2)
