@@ -103,7 +103,11 @@ def run(request: Request, settings: Settings, say: Callable[[str], None]) -> lis
     if request.scaling:
         scaling = _scale(settings, [name for name in sides if name == "mpsnn" or not settings.quick], say)
     if request.output is not None:
-        command = "mpsnn " + " ".join(sys.argv[1:])
+        words = [
+            request.output.name if word == str(request.output) and request.output.is_absolute() else word
+            for word in sys.argv[1:]
+        ]
+        command = "mpsnn " + " ".join(words)
         plot(results, request.output.with_suffix(".png"))
         request.output.write_text(markdown(results, command, settings, scaling, request.output.stem) + "\n")
         say(f"wrote {request.output} and {request.output.with_suffix('.png')}")
@@ -131,6 +135,7 @@ def _scale(settings: Settings, sides: list[str], say: Callable[[str], None]) -> 
             for count in range(1, settings.threads + 1):
                 result = runner.step(case, count)
                 result.description = f"{case.name}, {count} thread" + ("s" if count > 1 else "")
+                result.name = f"{case.name} T{count}"
                 one = one or result.seconds
                 if count > 1:
                     alone = peaks[count - 1] / peaks[0]

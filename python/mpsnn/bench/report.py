@@ -176,11 +176,15 @@ def plot(results: list[Result], path: Path) -> None:
     figure, axes = pyplot.subplots(figsize=(9, max(2.0, 0.19 * len(bars) + 1)))
     colors = {"forward": "#4477aa", "data gradient": "#ee6677", "weight gradient": "#228833", "step": "#222222"}
     for place, ((_, which), ratios) in enumerate(bars.items()):
-        axes.barh(place, median([middle for middle, _, _ in ratios]), color=colors.get(which, "#aa3377"))
+        axes.barh(place, median([r for r, _, _ in ratios]) - 1, left=1, color=colors.get(which, "#aa3377"))
         # Of one case its quartiles, of several the worst and the best.
         spread = ratios[0][1:] if len(ratios) == 1 else (min(ratios)[0], max(ratios)[0])
-        axes.plot(spread, [place, place], color="#999999", linewidth=1.5)
+        axes.plot(spread, [place, place], color="black", linewidth=0.8)
     axes.axvline(1, color="black", linewidth=0.8)
+    axes.set_xscale("log", base=2)
+    axes.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
+    axes.grid(axis="x", color="#dddddd", linewidth=0.6)
+    axes.set_axisbelow(True)
     names = [
         f"{name}, {which}" + (f" ({len(ratios)})" if len(ratios) > 1 else "") for (name, which), ratios in bars.items()
     ]
