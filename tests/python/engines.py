@@ -94,6 +94,12 @@ class Network:
             values[0], [by_name.get(name) for name in self.names], [exported[name] for name in self.state_names]
         )
 
+    def uses(self, algorithm, image, incoming):
+        """Whether a kernel of that algorithm runs for one image and the incoming gradient."""
+        shapes = {"input 0": image.shape, "incoming": incoming.shape}
+        plan = self.graph.plan([shapes[name] for name in self.graph.source_image_handles])
+        return any(operation.algorithm.startswith(algorithm) for operation in plan.operations)
+
 
 def evaluate(engine, build, images, incoming=None):
     """Result (and gradients, when there is an incoming gradient) of one step on an engine."""

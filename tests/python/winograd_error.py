@@ -29,10 +29,14 @@ def amplification(points, outputs, taps):
     return float(along_axis)  # the square of its root: two axes
 
 
+def fast_amplification(kernel):
+    """That of the tiles which precision "fast" takes for kernels of 3 x 3 and 5 x 5."""
+    return amplification(FAST_POINTS, 4, 3) if kernel == 3 else amplification(FAST_POINTS, 2, 5)
+
+
 def relative_error_bound(kernel, precision, terms):
     """``amplification * sqrt(terms) * epsilon``: as a direct sum of that many terms may be off, times the amplification. In
     strict mode the amplification of F(2 x 2, 3 x 3) is no excuse: the bound is that of a direct sum over all taps."""
     if precision == "strict":
         return float(np.sqrt(kernel * kernel * terms) * np.finfo(np.float32).eps)
-    factor = amplification(FAST_POINTS, 4, 3) if kernel == 3 else amplification(FAST_POINTS, 2, 5)
-    return float(factor * np.sqrt(terms) * np.finfo(np.float32).eps)
+    return float(fast_amplification(kernel) * np.sqrt(terms) * np.finfo(np.float32).eps)
