@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """5,000 constructor calls with random and hostile arguments, in a process of its own (docs/fuzzing.md).
 
-20,000 graph files and 50,000 geometries are tried by the C++ tests.
+Graph files and geometries are tried by the C++ tests.
 """
 
 import subprocess
