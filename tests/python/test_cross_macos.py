@@ -76,7 +76,7 @@ def test_what_apples_library_lacks_does_not_compile(tmp_path):
         "#include <charconv>\nauto read(const char* a, const char* b, double& v) { return std::from_chars(a, b, v).ec; }\n"
     )
     command = [tmp_path / "zig-cxx", "-std=c++20", "-fsyntax-only", source]
-    result = subprocess.run(command, capture_output=True, text=True, check=False)
+    result = subprocess.run(command, capture_output=True, text=True, check=False, cwd=tmp_path)
     assert re.search(r"'from_chars' is unavailable: introduced in macOS", result.stderr)
 
 
