@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
-X86 = ("generic", "avx2", "avx512")
+X86 = ("generic", "avx2", "avx512", "amx")
 # Tests of everything that has code of its own for each instruction set.
 SUBJECTS = (
     "convolution_algorithms",

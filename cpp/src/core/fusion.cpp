@@ -18,116 +18,76 @@ struct Uses {
   }
 };
 
-/// Batch normalization and the ReLU behind it, with their gradients. The gradient works the normalized value out again from x, which
-/// it reads anyway.
-class NormalizationAndReLU {
- public:
-  NormalizationAndReLU(Plan& plan, std::vector<bool>& is_gone) : plan_(plan), uses_(plan), is_gone_(is_gone) {}
+bool lies_in_arena(const Plan& plan, ValueId id) { return id != kNoValue && plan.values[id].storage == Storage::arena; }
 
-  void fuse(std::size_t normalization) {
-    Step& first = plan_.steps[normalization];
-    const ValueId between = first.outputs[0];
-    if (!stays_inside(between) || !find_partners(between)) return;
-    auto& operation = std::get<BatchNormalizationOp>(first.operation);
-    const NNNeuronDescriptor neuron = std::get<NeuronOp>(plan_.steps[forward_].operation).neuron;
-    if (has_gradient_ && !fuse_gradients(first, neuron)) return;
-    operation.neuron = neuron;
-    first.outputs[0] = plan_.steps[forward_].outputs[0];
-    is_gone_[forward_] = true;
-  }
-
- private:
-  bool stays_inside(ValueId id) const { return id != kNoValue && plan_.values[id].storage == Storage::arena; }
-
-  /// The ReLU that reads `between`, and its gradient, if there is one; false when anybody else reads it.
-  bool find_partners(ValueId between) {
-    has_gradient_ = false;
-    bool has_forward = false;
-    for (const std::size_t reader : uses_.readers[between]) {
-      const Step& step = plan_.steps[reader];
-      const auto* forward = std::get_if<NeuronOp>(&step.operation);
-      const auto* gradient = std::get_if<NeuronGradientOp>(&step.operation);
-      const bool is_relu = (forward && forward->neuron.neuron_type == CNNNeuronType::ReLU) ||
-                           (gradient && gradient->neuron.neuron_type == CNNNeuronType::ReLU && step.inputs[0] != between);
-      if (!is_relu || (forward ? has_forward : has_gradient_)) return false;
-      (forward ? has_forward : has_gradient_) = true;
-      (forward ? forward_ : gradient_) = reader;
-    }
-    return has_forward;
-  }
-
-  bool fuse_gradients(const Step& first, const NNNeuronDescriptor& neuron) {
-    const Step& relu = plan_.steps[gradient_];
-    const ValueId between = relu.outputs[0];
-    if (!stays_inside(between) || uses_.readers[between].size() != 1) return false;
-    Step& step = plan_.steps[uses_.readers[between][0]];
-    auto* gradient = std::get_if<BatchNormalizationGradientOp>(&step.operation);
-    const bool undoes_it = gradient && step.inputs[0] == between && std::equal(step.inputs.begin() + 1, step.inputs.begin() + 5, first.inputs.begin()) &&
-                           neuron == std::get<NeuronGradientOp>(relu.operation).neuron;
-    if (!undoes_it) return false;
-    gradient->neuron = neuron;
-    step.inputs[0] = relu.inputs[0];
-    step.inputs.push_back(first.inputs[4]);
-    is_gone_[gradient_] = true;
-    return true;
-  }
-
-  Plan& plan_;
-  Uses uses_;
-  std::vector<bool>& is_gone_;
-  std::size_t forward_ = 0, gradient_ = 0;
-  bool has_gradient_ = false;
+/// The steps that read an image where they are a ReLU and, perhaps, its gradient; without a ReLU when anybody else reads it.
+struct ReLUSteps {
+  Step *forward = nullptr, *gradient = nullptr;
+  const NNNeuronDescriptor& neuron() const { return std::get<NeuronOp>(forward->operation).neuron; }
 };
+
+ReLUSteps relu_behind(Plan& plan, const Uses& uses, ValueId between) {
+  ReLUSteps found;
+  if (!lies_in_arena(plan, between)) return {};
+  for (const std::size_t reader : uses.readers[between]) {
+    Step& step = plan.steps[reader];
+    const bool is_forward = std::holds_alternative<NeuronOp>(step.operation);
+    const bool is_gradient = std::holds_alternative<NeuronGradientOp>(step.operation) && step.inputs[0] != between;
+    Step*& place = is_forward ? found.forward : found.gradient;
+    if (!(is_forward || is_gradient) || place) return {};
+    place = &step;
+  }
+  if (!found.forward || found.neuron().neuron_type != CNNNeuronType::ReLU) return {};
+  if (found.gradient && std::get<NeuronGradientOp>(found.gradient->operation).neuron != found.neuron()) return {};
+  return found;
+}
+
+/// Batch normalization and the ReLU behind it, with their gradients. The gradient works the normalized value out again from x, which
+/// it reads anyway. Returns the steps that are gone.
+std::vector<const Step*> fuse_normalization(Plan& plan, const Uses& uses, Step& normalization) {
+  const ReLUSteps relu = relu_behind(plan, uses, normalization.outputs[0]);
+  if (!relu.forward) return {};
+  std::vector<const Step*> gone{relu.forward};
+  if (relu.gradient) {
+    const ValueId between = relu.gradient->outputs[0];
+    if (!lies_in_arena(plan, between) || uses.readers[between].size() != 1) return {};
+    Step& step = plan.steps[uses.readers[between][0]];
+    auto* gradient = std::get_if<BatchNormalizationGradientOp>(&step.operation);
+    if (!gradient || step.inputs[0] != between || !std::equal(step.inputs.begin() + 1, step.inputs.begin() + 5, normalization.inputs.begin())) return {};
+    gradient->neuron = relu.neuron();
+    step.inputs[0] = relu.gradient->inputs[0];
+    step.inputs.push_back(normalization.inputs[4]);
+    gone.push_back(relu.gradient);
+  }
+  std::get<BatchNormalizationOp>(normalization.operation).neuron = relu.neuron();
+  normalization.outputs[0] = relu.forward->outputs[0];
+  return gone;
+}
+
+bool is_divided_by(const Plan& plan, const Uses& uses, ValueId id) {
+  return std::any_of(uses.readers[id].begin(), uses.readers[id].end(), [&](std::size_t reader) {
+    const auto* op = std::get_if<ArithmeticOp>(&plan.steps[reader].operation);
+    return op && op->kind == ArithmeticKind::divide;
+  });
+}
 
 /// A convolution and the ReLU behind it, which becomes its neuron. The ReLU's gradient reads the ReLU's result where it read x: negative
-/// slopes would hide the sign.
-class ConvolutionAndReLU {
- public:
-  ConvolutionAndReLU(Plan& plan, std::vector<bool>& is_gone) : plan_(plan), uses_(plan), is_gone_(is_gone) {}
-
-  void fuse(std::size_t convolution, NNNeuronDescriptor& neuron) {
-    Step& first = plan_.steps[convolution];
-    const ValueId between = first.outputs[0];
-    if (neuron.neuron_type != CNNNeuronType::None || between == kNoValue || plan_.values[between].storage != Storage::arena || first.saved != kNoValue) return;
-    Step *relu = nullptr, *gradient = nullptr;
-    for (const std::size_t reader : uses_.readers[between]) {
-      Step& step = plan_.steps[reader];
-      const auto* forward = std::get_if<NeuronOp>(&step.operation);
-      const auto* backward = std::get_if<NeuronGradientOp>(&step.operation);
-      const NNNeuronDescriptor* its = forward ? &forward->neuron : backward ? &backward->neuron : nullptr;
-      const bool is_taken = forward ? relu != nullptr : gradient != nullptr;
-      if (!its || is_taken || its->neuron_type != CNNNeuronType::ReLU || !(its->a >= 0) || (backward && step.inputs[0] == between)) return;
-      (forward ? relu : gradient) = &step;
-    }
-    if (!relu) return;
-    const ValueId result = relu->outputs[0];
-    neuron = std::get<NeuronOp>(relu->operation).neuron;
-    if (gradient) {
-      auto& operation = std::get<NeuronGradientOp>(gradient->operation);
-      // Whoever sees the image or divides by it would see the signs of zeros.
-      if (operation.neuron != neuron || plan_.values[result].storage != Storage::arena || is_divided_by(result)) {
-        neuron = {};
-        return;
-      }
-      neuron.neuron_type = operation.neuron.neuron_type = kSignedReLU;
-      gradient->inputs[1] = result;
-    }
-    first.outputs[0] = result;
-    is_gone_[static_cast<std::size_t>(relu - plan_.steps.data())] = true;
+/// slopes would hide the sign. Returns the steps that are gone.
+std::vector<const Step*> fuse_convolution(Plan& plan, const Uses& uses, Step& convolution, NNNeuronDescriptor& neuron) {
+  if (neuron.neuron_type != CNNNeuronType::None || convolution.saved != kNoValue) return {};
+  const ReLUSteps relu = relu_behind(plan, uses, convolution.outputs[0]);
+  if (!relu.forward || !(relu.neuron().a >= 0)) return {};
+  const ValueId result = relu.forward->outputs[0];
+  // Whoever sees the image or divides by it would see the signs of zeros.
+  if (relu.gradient && (!lies_in_arena(plan, result) || is_divided_by(plan, uses, result))) return {};
+  neuron = relu.neuron();
+  if (relu.gradient) {
+    neuron.neuron_type = std::get<NeuronGradientOp>(relu.gradient->operation).neuron.neuron_type = kSignedReLU;
+    relu.gradient->inputs[1] = result;
   }
-
- private:
-  bool is_divided_by(ValueId id) const {
-    return std::any_of(uses_.readers[id].begin(), uses_.readers[id].end(), [&](std::size_t reader) {
-      const auto* op = std::get_if<ArithmeticOp>(&plan_.steps[reader].operation);
-      return op && op->kind == ArithmeticKind::divide;
-    });
-  }
-
-  Plan& plan_;
-  Uses uses_;
-  std::vector<bool>& is_gone_;
-};
+  convolution.outputs[0] = result;
+  return {relu.forward};
+}
 
 /// True for the gradient of a plain sum: a copy of what comes in.
 bool is_copy(const ArithmeticGradientOp& op, const OperandShapes& shapes) {
@@ -157,13 +117,13 @@ void drop_copies(Plan& plan, std::vector<bool>& is_gone) {
 
 Plan fused(Plan plan) {
   std::vector<bool> is_gone(plan.steps.size(), false);
-  NormalizationAndReLU normalization(plan, is_gone);
-  ConvolutionAndReLU convolution(plan, is_gone);
-  for (std::size_t i = 0; i < plan.steps.size(); ++i) {
-    Operation& operation = plan.steps[i].operation;
-    if (std::holds_alternative<BatchNormalizationOp>(operation)) normalization.fuse(i);
-    if (auto* op = std::get_if<ConvolutionOp>(&operation)) convolution.fuse(i, op->neuron);
-    if (auto* op = std::get_if<ConvolutionTransposeOp>(&operation)) convolution.fuse(i, op->neuron);
+  const Uses uses(plan);
+  for (Step& step : plan.steps) {
+    std::vector<const Step*> gone;
+    if (std::holds_alternative<BatchNormalizationOp>(step.operation)) gone = fuse_normalization(plan, uses, step);
+    if (auto* op = std::get_if<ConvolutionOp>(&step.operation)) gone = fuse_convolution(plan, uses, step, op->neuron);
+    if (auto* op = std::get_if<ConvolutionTransposeOp>(&step.operation)) gone = fuse_convolution(plan, uses, step, op->neuron);
+    for (const Step* other : gone) is_gone[static_cast<std::size_t>(other - plan.steps.data())] = true;
   }
   drop_copies(plan, is_gone);
   std::vector<Step> kept;

@@ -56,6 +56,22 @@ class ScratchLayout {
   std::size_t floats_ = 0;
 };
 
+/// The matrix unit, open for the products of one task; nothing where there is none.
+class OpenMatrixUnit {
+ public:
+  explicit OpenMatrixUnit(const MatrixUnit* unit) : unit_(unit) {
+    if (unit_) unit_->open();
+  }
+  ~OpenMatrixUnit() {
+    if (unit_) unit_->close();
+  }
+  OpenMatrixUnit(const OpenMatrixUnit&) = delete;
+  OpenMatrixUnit& operator=(const OpenMatrixUnit&) = delete;
+
+ private:
+  const MatrixUnit* unit_;
+};
+
 /// How a depth x columns matrix is cut for the micro-kernel: into blocks of at most kMaxDepth rows, each into panels as wide as a
 /// tile, the last one only as many vectors as it needs. Inside a panel, rows lie behind one another. Blocks are made of whole
 /// pieces of `piece` rows, or, where a piece is longer than kMaxDepth, of parts of one piece.

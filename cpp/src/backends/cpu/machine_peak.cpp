@@ -17,13 +17,13 @@ double seconds_now() { return std::chrono::duration<double>(std::chrono::steady_
 
 /// The largest tile of the micro-kernel with operands in the first-level cache: everything that multiplies consists of it.
 double measure_flops() {
-  constexpr std::size_t kDepth = 192;  // of 32 columns: 24 KiB
-  constexpr int kCalls = 4000;         // about a millisecond
   const Isa& set = isa();
   const std::size_t columns = set.tile_columns();
+  const std::size_t depth = (std::size_t(24) << 10) / (sizeof(float) * columns);  // of a first-level cache of 32 KiB, at least
+  constexpr int kCalls = 4000;                                                    // about a millisecond
   const GemmTile tile = set.row_tiles[(set.rows - 1) * set.vectors + set.vectors - 1];
-  const std::size_t a_floats = round_up<std::size_t>(set.rows * kDepth, 16), c_floats = round_up<std::size_t>(set.rows * columns, 16);
-  const std::size_t floats = a_floats + kDepth * columns + c_floats;
+  const std::size_t a_floats = round_up<std::size_t>(set.rows * depth, 16), c_floats = round_up<std::size_t>(set.rows * columns, 16);
+  const std::size_t floats = a_floats + depth * columns + c_floats;
   const std::size_t threads = static_cast<std::size_t>(thread_count());
   const AlignedFloats memory(threads * floats);
   std::fill_n(memory.data(), threads * floats, 0.5f);
@@ -31,10 +31,10 @@ double measure_flops() {
   for (int round = 0; round < kRounds; ++round) {
     const double begin = seconds_now();
     parallel_for(threads, [&](std::size_t task, int) {
-      float *a = memory.data() + task * floats, *b = a + a_floats, *c = b + kDepth * columns;
-      for (int call = 0; call < kCalls; ++call) tile(kDepth, a, kDepth, b, columns, c, columns, kZeros, static_cast<int>(columns));
+      float *a = memory.data() + task * floats, *b = a + a_floats, *c = b + depth * columns;
+      for (int call = 0; call < kCalls; ++call) tile(depth, a, depth, b, columns, c, columns, kZeros, static_cast<int>(columns));
     });
-    const double flops = 2.0 * set.rows * static_cast<double>(columns * kDepth) * kCalls * static_cast<double>(threads);
+    const double flops = 2.0 * set.rows * static_cast<double>(columns * depth) * kCalls * static_cast<double>(threads);
     best = std::max(best, flops / (seconds_now() - begin));
   }
   return best;

@@ -13,15 +13,33 @@ struct Candidate {
   bool is_supported;
 };
 
+#if MPSNN_AMX
+/// AVX-512 with a matrix unit beside it.
+const Isa& amx_isa() {
+  static const Isa table = [] {
+    Isa isa = kAvx512Isa;
+    isa.name = "amx";
+    isa.matrix_unit = &kAmx;
+    return isa;
+  }();
+  return table;
+}
+#endif
+
 const Isa& choose() {
+#if defined(__x86_64__)
+  const bool has_avx512 = __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq") &&
+                          __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("fma");
+#endif
   // Best last.
   const Candidate candidates[] = {
       {&kGenericIsa, true},
 #if defined(__x86_64__)
       {&kAvx2Isa, __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")},
-      {&kAvx512Isa, __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512vl") &&
-                        __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512bw") &&
-                        __builtin_cpu_supports("fma")},
+      {&kAvx512Isa, has_avx512},
+#if MPSNN_AMX
+      {&amx_isa(), has_avx512 && may_use_amx()},
+#endif
 #elif defined(__aarch64__)
       {&kNeonIsa, true},
 #endif
@@ -48,7 +66,7 @@ const Isa& isa() {
 
 const Isa& isa_for_columns(int columns) {
 #if defined(__x86_64__)
-  if (&isa() == &kAvx512Isa && columns <= kAvx2Isa.lanes) return kAvx2Isa;  // whoever has the first has the second
+  if (isa().lanes == kAvx512Isa.lanes && columns <= kAvx2Isa.lanes) return kAvx2Isa;  // whoever has the first has the second
 #endif
   (void)columns;
   return isa();

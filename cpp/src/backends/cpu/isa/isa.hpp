@@ -181,6 +181,48 @@ struct WinogradTransforms {
   void (*gather)(const float* u, std::size_t step, std::size_t count, float* w, std::size_t tap_step);
 };
 
+/// Products in a unit for matrices of bfloat16 numbers, whose sums are float32. A float32 number is the sum of kParts such numbers, exact
+/// but for what is smaller than 2^-126; of the nine products of two such sums, the six largest are added up, the small ones first: what is
+/// missing is 2^-25 of the whole at most, less than a multiply-add in float32 loses. Infinite operands give NaN.
+namespace split {
+constexpr int kParts = 3;
+constexpr int kDepth = 32;        ///< terms of a step: rows of the left operand are read, and the right one is packed, in such stretches
+constexpr int kColumns = 16;      ///< columns of a tile of the right operand
+constexpr int kTile = kDepth * kColumns;  ///< elements of one part of a tile
+constexpr int kRows = 16;         ///< rows that are read together: the left operand must be readable up to a multiple of it
+}  // namespace split
+
+/// c[i][j] (+)= sum over steps s and k < 32 of a[i * a_stride + s.offset + k] * b[s * 32 + k][j]
+struct SplitProduct {
+  int rows, columns;
+  std::size_t steps;
+  const std::uint16_t* a;
+  std::size_t a_stride, a_part;       ///< elements between rows, and between the parts of the split numbers
+  const std::ptrdiff_t* offsets;      ///< of each step in a row of `a`; null for 0, 32, 64, ...
+  const std::uint16_t* b;             ///< from MatrixUnit::split_pairs
+  std::size_t b_columns;              ///< elements from one tile of 16 columns to the next
+  float* c;
+  std::size_t c_stride;
+  const float* start;  ///< the sum begins there (`columns` values); null for zero, or what c holds:
+  bool overwrites;
+};
+
+struct MatrixUnit {
+  /// Around the products of a thread: the unit keeps a configuration, which slows a change of threads down while it is there.
+  void (*open)();
+  void (*close)();
+  /// to[p * part + i * to_stride + k] := part p of x[i * x_stride + k], k < count, and zeros up to a multiple of 32.
+  void (*split_rows)(const float* x, std::size_t x_stride, std::size_t rows, std::size_t count, std::uint16_t* to, std::size_t to_stride,
+                     std::size_t part);
+  /// The same of x[k * x_stride + i]: a left operand that is read by columns.
+  void (*split_columns)(const float* x, std::size_t x_stride, std::size_t rows, std::size_t count, std::uint16_t* to, std::size_t to_stride,
+                        std::size_t part);
+  /// A right operand, x[k * x_stride + j] with k < depth and j < columns: tiles of 32 x 16, all parts of a step behind one another, steps
+  /// behind one another, and `to_columns` elements from one tile of columns to the next. What is missing of the last tiles is zero.
+  void (*split_pairs)(const float* x, std::size_t x_stride, std::size_t depth, std::size_t columns, std::uint16_t* to, std::size_t to_columns);
+  void (*multiply)(const SplitProduct& product);
+};
+
 /// What one instruction set provides. Everything else in the engine is plain C++.
 struct Isa {
   const char* name;
@@ -244,6 +286,8 @@ struct Isa {
 
   WinogradTransforms winograd_four = {}, winograd_two = {}, winograd_five_taps = {};  ///< F(4 x 4, 3 x 3), F(2 x 2, 3 x 3), F(2 x 2, 5 x 5)
 
+  const MatrixUnit* matrix_unit = nullptr;  ///< null where there is none
+
   int tile_columns() const { return vectors * lanes; }
 };
 
@@ -256,6 +300,11 @@ const Isa& isa_for_columns(int columns);
 extern const Isa kGenericIsa;
 #if defined(__x86_64__)
 extern const Isa kAvx2Isa, kAvx512Isa;
+#if MPSNN_AMX
+extern const MatrixUnit kAmx;
+/// True when this machine has the unit and the system lets this process use it, which it asks for.
+bool may_use_amx();
+#endif
 #elif defined(__aarch64__)
 extern const Isa kNeonIsa;
 #endif

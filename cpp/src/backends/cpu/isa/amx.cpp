@@ -1,0 +1,240 @@
+// SPDX-License-Identifier: Apache-2.0
+// Intel's AMX: eight tiles of 16 rows of 64 bytes, and products of bfloat16 tiles, 512 multiply-adds a cycle. Six of them for each product of
+// float32 numbers are 85 a cycle, where the vector units of AVX-512 do 32.
+#if !defined(__clang__)
+#pragma GCC diagnostic ignored "-Wmaybe-uninitialized"  // in GCC's own header, of operands that it leaves undefined on purpose
+#endif
+#include <immintrin.h>
+#include <cpuid.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#include "backends/cpu/isa/isa.hpp"
+
+namespace mpsnn::cpu {
+namespace {
+
+using namespace split;
+
+inline __m512i high_half() { return _mm512_set1_epi32(static_cast<int>(0xffff0000u)); }
+
+/// The nearest bfloat16 number, as a float.
+inline __m512 rounded(__m512 x) {
+  return _mm512_castsi512_ps(_mm512_and_si512(_mm512_add_epi32(_mm512_castps_si512(x), _mm512_set1_epi32(0x8000)), high_half()));
+}
+
+/// The parts of sixteen numbers, each a bfloat16 number in a float's upper half; below the last one are bits that do not count.
+struct Parts {
+  __m512i part[kParts];
+  explicit Parts(__m512 x) {
+    const __m512 first = rounded(x), rest = _mm512_sub_ps(x, first), second = rounded(rest);
+    part[0] = _mm512_castps_si512(first);
+    part[1] = _mm512_castps_si512(second);
+    part[2] = _mm512_castps_si512(_mm512_sub_ps(rest, second));
+  }
+};
+
+/// `low` and `high` by turns.
+inline __m512i pairs(__m512i low, __m512i high) { return _mm512_mask_mov_epi16(_mm512_srli_epi32(low, 16), 0xaaaaaaaa, high); }
+
+inline __mmask16 first_lanes(std::size_t count) { return count >= 16 ? 0xffff : static_cast<__mmask16>((1u << count) - 1); }
+
+void split_rows(const float* x, std::size_t x_stride, std::size_t rows, std::size_t count, std::uint16_t* to, std::size_t to_stride,
+                std::size_t part) {
+  alignas(64) static constexpr std::uint16_t kOrder[32] = {0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30,
+                                                           1, 3, 5, 7, 9, 11, 13, 15, 17, 19, 21, 23, 25, 27, 29, 31};
+  const __m512i order = _mm512_load_si512(kOrder);
+  for (std::size_t i = 0; i < rows; ++i, x += x_stride, to += to_stride) {
+    std::size_t k = 0;
+    const auto step = [&](__m512 low, __m512 high) __attribute__((always_inline)) {
+      const Parts a(low), b(high);
+      for (int p = 0; p < kParts; ++p)
+        _mm512_storeu_si512(to + p * part + k, _mm512_permutexvar_epi16(order, pairs(a.part[p], b.part[p])));
+    };
+    for (; k + kDepth <= count; k += kDepth) step(_mm512_loadu_ps(x + k), _mm512_loadu_ps(x + k + 16));
+    if (k < count)
+      step(_mm512_maskz_loadu_ps(first_lanes(count - k), x + k),
+           _mm512_maskz_loadu_ps(count - k > 16 ? first_lanes(count - k - 16) : __mmask16(0), x + k + 16));
+  }
+}
+
+void split_pairs(const float* x, std::size_t x_stride, std::size_t depth, std::size_t columns, std::uint16_t* to, std::size_t to_columns) {
+  const std::size_t padded = (depth + kDepth - 1) / kDepth * kDepth;
+  for (std::size_t column = 0; column < columns; column += kColumns, to += to_columns) {
+    const __mmask16 lanes = first_lanes(columns - column);
+    for (std::size_t k = 0; k < padded; k += 2) {
+      const Parts a(_mm512_maskz_loadu_ps(k < depth ? lanes : __mmask16(0), x + k * x_stride + column));
+      const Parts b(_mm512_maskz_loadu_ps(k + 1 < depth ? lanes : __mmask16(0), x + (k + 1) * x_stride + column));
+      std::uint16_t* row = to + k / kDepth * (kParts * kTile) + k % kDepth / 2 * (2 * kColumns);
+      for (int p = 0; p < kParts; ++p) _mm512_storeu_si512(row + p * kTile, pairs(a.part[p], b.part[p]));
+    }
+  }
+}
+
+/// Sixteen vectors of sixteen numbers, rows become columns.
+inline void transpose(__m512 (&v)[16]) {
+  __m512 t[16];
+  for (int i = 0; i < 16; i += 2) {
+    t[i] = _mm512_unpacklo_ps(v[i], v[i + 1]);
+    t[i + 1] = _mm512_unpackhi_ps(v[i], v[i + 1]);
+  }
+  for (int i = 0; i < 16; i += 4) {
+    v[i] = _mm512_castpd_ps(_mm512_unpacklo_pd(_mm512_castps_pd(t[i]), _mm512_castps_pd(t[i + 2])));
+    v[i + 1] = _mm512_castpd_ps(_mm512_unpackhi_pd(_mm512_castps_pd(t[i]), _mm512_castps_pd(t[i + 2])));
+    v[i + 2] = _mm512_castpd_ps(_mm512_unpacklo_pd(_mm512_castps_pd(t[i + 1]), _mm512_castps_pd(t[i + 3])));
+    v[i + 3] = _mm512_castpd_ps(_mm512_unpackhi_pd(_mm512_castps_pd(t[i + 1]), _mm512_castps_pd(t[i + 3])));
+  }
+  for (int i = 0; i < 4; ++i) {
+    t[i] = _mm512_shuffle_f32x4(v[i], v[i + 4], 0x88);
+    t[i + 4] = _mm512_shuffle_f32x4(v[i], v[i + 4], 0xdd);
+    t[i + 8] = _mm512_shuffle_f32x4(v[i + 8], v[i + 12], 0x88);
+    t[i + 12] = _mm512_shuffle_f32x4(v[i + 8], v[i + 12], 0xdd);
+  }
+  for (int i = 0; i < 4; ++i) {
+    v[i] = _mm512_shuffle_f32x4(t[i], t[i + 8], 0x88);
+    v[i + 8] = _mm512_shuffle_f32x4(t[i], t[i + 8], 0xdd);
+    v[i + 4] = _mm512_shuffle_f32x4(t[i + 4], t[i + 12], 0x88);
+    v[i + 12] = _mm512_shuffle_f32x4(t[i + 4], t[i + 12], 0xdd);
+  }
+}
+
+void split_columns(const float* x, std::size_t x_stride, std::size_t rows, std::size_t count, std::uint16_t* to, std::size_t to_stride,
+                   std::size_t part) {
+  const std::size_t padded = (count + kDepth - 1) / kDepth * kDepth;
+  alignas(64) float block[16 * kDepth];  // the transposed numbers of a step, split where they lie in the first-level cache
+  for (std::size_t row = 0; row < rows; row += 16, to += 16 * to_stride) {
+    const __mmask16 lanes = first_lanes(rows - row);
+    for (std::size_t k = 0; k < padded; k += kDepth) {
+      for (int half = 0; half < 2; ++half) {
+        __m512 v[16];
+        for (int i = 0; i < 16; ++i) {
+          const std::size_t at = k + half * 16 + i;
+          v[i] = _mm512_maskz_loadu_ps(at < count ? lanes : __mmask16(0), x + at * x_stride + row);
+        }
+        transpose(v);
+        for (int i = 0; i < 16; ++i) _mm512_store_ps(block + i * kDepth + half * 16, v[i]);
+      }
+      split_rows(block, kDepth, rows - row < 16 ? rows - row : 16, kDepth, to + k, to_stride, part);
+    }
+  }
+}
+
+/// Sums in tiles 0 to 3, rows of the left operand in tiles 4 and 5, columns of the right one in tiles 6 and 7.
+struct alignas(64) Configuration {
+  std::uint8_t palette = 1, start_row = 0, reserved[14] = {};
+  std::uint16_t row_bytes[16] = {64, 64, 64, 64, 64, 64, 64, 64};
+  std::uint8_t rows[16] = {16, 16, 16, 16, 16, 16, 16, 16};
+};
+
+void open() {
+  static constexpr Configuration kConfiguration;
+  _tile_loadconfig(&kConfiguration);
+}
+void close() { _tile_release(); }
+
+/// One or two tiles each way.
+template <int RowTiles, int ColumnTiles>
+struct Block {
+  const SplitProduct& product;
+  const std::uint16_t* a;
+  const std::uint16_t* b;
+
+  inline __attribute__((always_inline)) void load_a(std::size_t step, int part) const {
+    const std::uint16_t* p = a + part * product.a_part + (product.offsets ? product.offsets[step] : static_cast<std::ptrdiff_t>(step) * kDepth);
+    const std::size_t stride = product.a_stride * sizeof(std::uint16_t);
+    _tile_loadd(4, p, stride);
+    if constexpr (RowTiles > 1) _tile_loadd(5, p + kRows * product.a_stride, stride);
+  }
+  inline __attribute__((always_inline)) void load_b(std::size_t step, int part) const {
+    const std::uint16_t* p = b + (step * kParts + part) * kTile;
+    _tile_loadd(6, p, 64);
+    if constexpr (ColumnTiles > 1) _tile_loadd(7, p + product.b_columns, 64);
+  }
+  static inline __attribute__((always_inline)) void multiply() {
+    _tile_dpbf16ps(0, 4, 6);
+    if constexpr (ColumnTiles > 1) _tile_dpbf16ps(1, 4, 7);
+    if constexpr (RowTiles > 1) _tile_dpbf16ps(2, 5, 6);
+    if constexpr (RowTiles > 1 && ColumnTiles > 1) _tile_dpbf16ps(3, 5, 7);
+  }
+  inline __attribute__((always_inline)) void run() const {
+    _tile_zero(0);
+    _tile_zero(1);
+    _tile_zero(2);
+    _tile_zero(3);
+    for (std::size_t step = 0; step < product.steps; ++step) {
+      load_a(step, 2);
+      load_b(step, 0);
+      multiply();
+      load_a(step, 1);
+      multiply();
+      load_b(step, 1);
+      multiply();
+      load_a(step, 0);
+      multiply();
+      load_b(step, 2);
+      multiply();
+    }
+    for (std::size_t step = 0; step < product.steps; ++step) {
+      load_a(step, 0);
+      load_b(step, 0);
+      multiply();
+    }
+  }
+};
+
+void add_tile(const float* tile, const SplitProduct& product, int row, int column) {
+  const int rows = product.rows - row < kRows ? product.rows - row : kRows;
+  const __mmask16 lanes = first_lanes(product.columns - column);
+  const __m512 start = product.start ? _mm512_maskz_loadu_ps(lanes, product.start + column) : _mm512_setzero_ps();
+  float* c = product.c + row * product.c_stride + column;
+  const bool adds = !product.overwrites && !product.start;
+  for (int i = 0; i < rows; ++i, c += product.c_stride, tile += 16)
+    _mm512_mask_storeu_ps(c, lanes, _mm512_add_ps(_mm512_load_ps(tile), adds ? _mm512_maskz_loadu_ps(lanes, c) : start));
+}
+
+template <int RowTiles, int ColumnTiles>
+void block(const SplitProduct& product, int row, int column) {
+  Block<RowTiles, ColumnTiles>{product, product.a + row * product.a_stride, product.b + column / kColumns * product.b_columns}.run();
+  const bool is_whole = product.overwrites && !product.start && row + RowTiles * kRows <= product.rows && column + ColumnTiles * kColumns <= product.columns;
+  if (is_whole) {
+    float* c = product.c + row * product.c_stride + column;
+    const std::size_t stride = product.c_stride * sizeof(float);
+    _tile_stored(0, c, stride);
+    if constexpr (ColumnTiles > 1) _tile_stored(1, c + kColumns, stride);
+    if constexpr (RowTiles > 1) _tile_stored(2, c + kRows * product.c_stride, stride);
+    if constexpr (RowTiles > 1 && ColumnTiles > 1) _tile_stored(3, c + kRows * product.c_stride + kColumns, stride);
+    return;
+  }
+  alignas(64) float tiles[4][kRows * kColumns];
+  _tile_stored(0, tiles[0], 64);
+  if constexpr (ColumnTiles > 1) _tile_stored(1, tiles[1], 64);
+  if constexpr (RowTiles > 1) _tile_stored(2, tiles[2], 64);
+  if constexpr (RowTiles > 1 && ColumnTiles > 1) _tile_stored(3, tiles[3], 64);
+  for (int i = 0; i < RowTiles; ++i)
+    for (int j = 0; j < ColumnTiles; ++j) add_tile(tiles[2 * i + j], product, row + i * kRows, column + j * kColumns);
+}
+
+void multiply(const SplitProduct& product) {
+  for (int column = 0; column < product.columns; column += 2 * kColumns) {
+    const bool is_wide = product.columns - column > kColumns;
+    for (int row = 0; row < product.rows; row += 2 * kRows) {
+      const bool is_high = product.rows - row > kRows;
+      if (is_wide) is_high ? block<2, 2>(product, row, column) : block<1, 2>(product, row, column);
+      else is_high ? block<2, 1>(product, row, column) : block<1, 1>(product, row, column);
+    }
+  }
+}
+
+}  // namespace
+
+const MatrixUnit kAmx = {open, close, split_rows, split_columns, split_pairs, multiply};
+
+bool may_use_amx() {
+  unsigned a = 0, b = 0, c = 0, d = 0;
+  constexpr unsigned kBf16 = 1u << 22, kTiles = 1u << 24;
+  if (!__get_cpuid_count(7, 0, &a, &b, &c, &d) || (d & kBf16) == 0 || (d & kTiles) == 0) return false;
+  constexpr long kRequestPermission = 0x1023, kTileData = 18;  // ARCH_REQ_XCOMP_PERM: Linux keeps eight KiB more for each thread
+  return syscall(SYS_arch_prctl, kRequestPermission, kTileData) == 0;
+}
+
+}  // namespace mpsnn::cpu
