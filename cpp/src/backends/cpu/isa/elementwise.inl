@@ -1,6 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
 // Activation functions and the passes of normalizations: loops that the compiler turns into vectors of this instruction set.
 // Included behind microkernel.inl. No function of the standard library: see isa.hpp.
+#if defined(__AVX2__)
+#if !defined(__clang__)
+#pragma GCC diagnostic ignored "-Wmaybe-uninitialized"  // in GCC's own header, of operands that it leaves undefined on purpose
+#endif
+#include <immintrin.h>
+#endif
+
 #include "backends/cpu/vector_math.hpp"
 #include "core/dropout_mask.hpp"
 
@@ -13,7 +20,29 @@ struct BitsOf<Vector> {
   using type = Bits;
 };
 
-/// One struct per type: value() is f, gradient(e, x) is e * f'(x).
+#if MPSNN_ISA_LANES == 16 && defined(__AVX512F__)
+/// A division of 16 lanes takes as long as eight multiply-adds.
+template <>
+struct Reciprocal<Vector> {
+  static inline __attribute__((always_inline)) Vector of(Vector x) {
+    const Vector r = _mm512_rcp14_ps(x);
+    return r + r * (1.0f - x * r);
+  }
+};
+template <>
+struct Extremes<Vector> {
+  static inline __attribute__((always_inline)) Vector larger(Vector a, Vector b) { return _mm512_max_ps(a, b); }
+  static inline __attribute__((always_inline)) Vector smaller(Vector a, Vector b) { return _mm512_min_ps(a, b); }
+};
+#elif MPSNN_ISA_LANES == 8 && defined(__AVX2__)
+template <>
+struct Extremes<Vector> {
+  static inline __attribute__((always_inline)) Vector larger(Vector a, Vector b) { return _mm256_max_ps(a, b); }
+  static inline __attribute__((always_inline)) Vector smaller(Vector a, Vector b) { return _mm256_min_ps(a, b); }
+};
+#endif
+
+/// One struct per type: value() is f, gradient(e, x) is e * f'(x). Those whose functions are templates are given whole vectors.
 struct Identity {
   float value(float x) const { return x; }
   float gradient(float e, float) const { return e; }
@@ -43,9 +72,13 @@ struct Linear {
   float gradient(float e, float) const { return a * e; }
 };
 struct Sigmoid {
-  float value(float x) const { return sigmoid(x); }
-  float gradient(float e, float x) const {
-    const float power = exponential_of_negative(-__builtin_fabsf(x)), inverse = 1.0f / (1.0f + power);
+  template <class T>
+  T value(T x) const {
+    return sigmoid(x);
+  }
+  template <class T>
+  T gradient(T e, T x) const {
+    const T power = exponential_of_negative(-magnitude_of(x)), inverse = reciprocal(1.0f + power);
     return e * (power * inverse * inverse);
   }
 };
@@ -62,10 +95,14 @@ struct HardSigmoid {
 };
 struct TanH {
   float a, b;
-  float value(float x) const { return a * hyperbolic_tangent(b * x); }
-  float gradient(float e, float x) const {
+  template <class T>
+  T value(T x) const {
+    return a * hyperbolic_tangent(b * x);
+  }
+  template <class T>
+  T gradient(T e, T x) const {
     // 1 - tanh^2(t) = 4 p / (1 + p)^2 with p = e^(-2|t|): no cancellation where tanh is almost 1.
-    const float power = exponential_of_negative(-2.0f * __builtin_fabsf(b * x)), inverse = 1.0f / (1.0f + power);
+    const T power = exponential_of_negative(-2.0f * magnitude_of(b * x)), inverse = reciprocal(1.0f + power);
     return e * (a * b * 4.0f * (power * inverse * inverse));
   }
 };
@@ -136,8 +173,14 @@ struct WholePower {
 };
 struct NaturalExponential {
   float a, b;
-  float value(float x) const { return exponential(a * x + b); }
-  float gradient(float e, float x) const { return e * (a * value(x)); }
+  template <class T>
+  T value(T x) const {
+    return exponential(a * x + b);
+  }
+  template <class T>
+  T gradient(T e, T x) const {
+    return e * (a * value(x));
+  }
 };
 /// c^(a * x + b), c > 0 and not 1. The exponent of e has more digits than a float: what is left of it comes in to first order.
 struct Exponential {
@@ -163,20 +206,24 @@ struct Logarithm {
   float gradient(float e, float x) const { return e * (a / (log_c * (a * x + b))); }
 };
 struct GeLU {
-  static constexpr float kInverseSqrt2 = 0.70710678118654752f, kInverseSqrt2Pi = 0.39894228040143268f;
-  // 1 + erf(t) = erfc(-t), which does not cancel for negative t. Beyond -15 it is 0 (and -infinity * 0 is NaN).
-  static float bounded(float x) {
-    const float below = 15.0f < x ? 15.0f : x;
-    return -15.0f > below ? -15.0f : below;
+  // x Phi(x) = max(x, 0) - |x| Phi(-|x|): nothing cancels for negative x. Beyond 13.1 Phi is no normal float (and infinity * 0 is NaN).
+  template <class T>
+  static T bounded(T x) {
+    return Extremes<T>::smaller(T{} + 13.1f, magnitude_of(x));
   }
-  float value(float x) const {
-    const float limited = bounded(x), half = 0.5f * limited * complementary_error(__builtin_fabsf(limited) * kInverseSqrt2);
-    return x >= 0 ? x - half : half;
+  template <class T>
+  T value(T x) const {
+    const T limited = bounded(x);
+    const NormalTail<T> n = normal_tail(limited);
+    return (x >= T{} ? x : T{}) - limited * (n.tail * n.density);
   }
-  float gradient(float e, float x) const {
-    const float limited = bounded(x), half = 0.5f * complementary_error(__builtin_fabsf(limited) * kInverseSqrt2);
-    const float density = kInverseSqrt2Pi * exponential_of_negative(-0.5f * limited * limited);
-    return e * ((x >= 0 ? 1.0f - half : half) + limited * density);
+  template <class T>
+  T gradient(T e, T x) const {
+    constexpr float kInverseSqrt2Pi = 0.39894228040143268f;
+    const T limited = bounded(x);
+    const NormalTail<T> n = normal_tail(limited);
+    const T rest = n.density * (n.tail - kInverseSqrt2Pi * limited);  // Phi(-|x|) - |x| phi(x)
+    return e * (x >= T{} ? 1.0f - rest : rest);
   }
 };
 
@@ -220,6 +267,9 @@ decltype(auto) with_function(const NeuronFunction& neuron, Visit visit) {
   }
 }
 
+template <class Function>
+concept OnVectors = requires(Function f, Vector v) { f.value(v); };
+
 // The in-place loops are their own functions: the compiler's test for overlap would send them to scalar code.
 
 template <class Function>
@@ -240,28 +290,59 @@ void map_gradient(Function f, const float* __restrict incoming, const float* __r
   for (std::size_t i = 0; i < count; ++i) gradient[i] = f.gradient(incoming[i], x[i]);
 }
 
-void neuron(const NeuronFunction& function, const float* x, float* y, std::size_t count) {
-  with_function(function, [&](auto f) { x == y ? map_in_place(f, y, count) : map(f, x, y, count); });
+/// How far ahead numbers are fetched where each takes several cycles: by themselves, reading and computing would take turns.
+constexpr int kFetchedAhead = 512;
+inline __attribute__((always_inline)) void fetch_ahead(const float* p) {
+  for (int i = 0; i < kLanes; i += 16) __builtin_prefetch(p + kFetchedAhead + i);
 }
 
-void neuron_gradient(const NeuronFunction& function, const float* incoming, const float* x, float* gradient, std::size_t count) {
-  with_function(function, [&](auto f) {
-    incoming == gradient ? map_gradient_in_place(f, gradient, x, count) : map_gradient(f, incoming, x, gradient, count);
-  });
+/// result[i] := f(x[i]); the result may be the operand.
+template <class Function>
+inline __attribute__((always_inline)) void map_vectors(Function f, const float* x, float* result, std::size_t count) {
+  std::size_t i = 0;
+  for (; i + kLanes <= count; i += kLanes) {
+    fetch_ahead(x + i);
+    fetch_ahead(result + i);
+    store(result + i, f(load(x + i)));
+  }
+  if (i < count) {
+    const int part = static_cast<int>(count - i);
+    store_part(result + i, f(load_part(x + i, part)), part);
+  }
 }
-
-// --- arithmetic
 
 /// result[i] := f(x[i], y[i]); the result may be an operand.
 template <class Function>
 inline __attribute__((always_inline)) void combine(Function f, const float* x, const float* y, float* result, std::size_t count) {
   std::size_t i = 0;
-  for (; i + kLanes <= count; i += kLanes) store(result + i, f(load(x + i), load(y + i)));
+  for (; i + kLanes <= count; i += kLanes) {
+    fetch_ahead(x + i);
+    fetch_ahead(y + i);
+    fetch_ahead(result + i);
+    store(result + i, f(load(x + i), load(y + i)));
+  }
   if (i < count) {
     const int part = static_cast<int>(count - i);
     store_part(result + i, f(load_part(x + i, part), load_part(y + i, part)), part);
   }
 }
+
+void neuron(const NeuronFunction& function, const float* x, float* y, std::size_t count) {
+  with_function(function, [&]<class Function>(Function f) {
+    if constexpr (OnVectors<Function>) map_vectors([f](Vector v) __attribute__((always_inline)) { return f.value(v); }, x, y, count);
+    else x == y ? map_in_place(f, y, count) : map(f, x, y, count);
+  });
+}
+
+void neuron_gradient(const NeuronFunction& function, const float* incoming, const float* x, float* gradient, std::size_t count) {
+  with_function(function, [&]<class Function>(Function f) {
+    if constexpr (OnVectors<Function>)
+      combine([f](Vector e, Vector v) __attribute__((always_inline)) { return f.gradient(e, v); }, incoming, x, gradient, count);
+    else incoming == gradient ? map_gradient_in_place(f, gradient, x, count) : map_gradient(f, incoming, x, gradient, count);
+  });
+}
+
+// --- arithmetic
 
 void scaled_sum(float a, const float* x, float b, const float* y, float c, float* result, std::size_t count) {
   combine([=](Vector p, Vector q) __attribute__((always_inline)) { return a * p + b * q + c; }, x, y, result, count);
