@@ -119,11 +119,22 @@ void check_reduction(const CNNLossDescriptor& loss) {
     throw OptionError("the cosine distance has one value per image.", {.expected = "reduction type Sum", .hint = "CNNReductionType::Sum"});
 }
 
+/// sums[p] := the soft-max cross entropy of each pixel.
+void softmax_pass(const CNNLossDescriptor& loss, bool by_label, const Stretch& s, int channels, float* sums) {
+  const float smoothing = std::max(0.0f, loss.label_smoothing);
+  const float rest = smoothing > 0 ? smoothing / static_cast<float>(loss.number_of_classes) : 0;
+  isa().softmax_loss({s.y, s.labels, s.weights, s.incoming, s.is_incoming_whole, by_label, loss.weight, 1 - smoothing, rest, s.gradient,
+                      s.element_losses},
+                     s.pixels, channels, sums);
+}
+
 /// The pass of every loss operation: the operands differ, the work does not.
 struct ElementPass {
   CNNLossDescriptor loss;
   bool by_label = false;
   double operator()(const Stretch& s, int channels) const { return loss_pass(loss, by_label, s, channels); }
+  bool has_pixel_sums() const { return loss.loss_type == CNNLossType::SoftMaxCrossEntropy; }
+  void pixel_sums(const Stretch& s, int channels, float* sums) const { softmax_pass(loss, by_label, s, channels, sums); }
 };
 
 }  // namespace
@@ -134,11 +145,14 @@ double loss_pass(const CNNLossDescriptor& loss, bool by_label, const Stretch& s,
     with_element_loss(loss, [&](auto f) { sum = element_pass(f, loss, by_label, s, s.pixels * channels); });
     return sum;
   }
-  const float smoothing = std::max(0.0f, loss.label_smoothing);
-  const float rest = smoothing > 0 ? smoothing / static_cast<float>(loss.number_of_classes) : 0;
-  const SoftMaxLoss softmax{s.y, s.labels, s.weights, s.incoming, s.is_incoming_whole, by_label, s.needs_sum, loss.weight, 1 - smoothing,
-                            rest, s.gradient, s.element_losses};
-  return isa().softmax_loss(softmax, s.pixels, channels);
+  double sum = 0;
+  float sums[kSummedPixels];
+  for (std::size_t pixel = 0; pixel < s.pixels; pixel += kSummedPixels) {
+    const Stretch part = s.from(pixel * channels, std::min(kSummedPixels, s.pixels - pixel));
+    softmax_pass(loss, by_label, part, channels, sums);
+    for (std::size_t p = 0; p < part.pixels; ++p) sum += sums[p];
+  }
+  return sum;
 }
 
 std::unique_ptr<Kernel> make_kernel(const LossOp& op, const OperandShapes& shapes) {

@@ -22,7 +22,15 @@ struct Stretch {
 
   float factor(float weight, std::size_t i) const { return weights ? weight * weights[i] : weight; }
   float share(std::size_t i) const { return incoming ? incoming[is_incoming_whole ? 0 : i] : 1.0f; }
+  /// `count` pixels from element `i` on.
+  Stretch from(std::size_t i, std::size_t count) const {
+    const auto moved = [i](auto* p) { return p ? p + i : nullptr; };
+    return {y + i, moved(labels), moved(weights), is_incoming_whole ? incoming : moved(incoming), is_incoming_whole, moved(gradient), moved(element_losses), needs_sum, count};
+  }
 };
+
+/// Pixels whose losses are summed up one by one before they meet.
+constexpr std::size_t kSummedPixels = 64;
 
 /// Sums of a stretch, in double: an image may have millions of elements.
 struct Sums {
@@ -38,8 +46,8 @@ struct LossOperands {
   int y, gradient, loss, incoming = -1;
 };
 
-/// A loss operation whose pass is `pass(stretch, channels)`, which returns the stretch's sum. The descriptor says how sums are
-/// reduced.
+/// A loss operation whose pass is `pass(stretch, channels)`, which returns the stretch's sum; a pass with pixel_sums() does better on
+/// several pixels, also where each is an image. The descriptor says how sums are reduced.
 template <class Pass>
 class LossKernel final : public Kernel {
  public:
@@ -64,34 +72,56 @@ class LossKernel final : public Kernel {
     // Small parts of many images (one pixel each, say) go to one task together.
     const std::size_t part_elements = std::min<std::size_t>(pixels_per_part_ * shape_.channels, shape_.image_count());
     parallel_ranges(shape_.images * parts_, 8 * part_elements, [&](std::size_t begin, std::size_t end, int) {
+      if constexpr (requires(float* sums) { pass_.pixel_sums(Stretch{}, 0, sums); })
+        if (pass_.has_pixel_sums() && shape_.height * shape_.width == 1 && operands_.incoming < 0) return single_pixels(call, losses, needs_sums, begin, end);
       for (std::size_t task = begin; task < end; ++task) part(call, losses, needs_sums, task);
     });
     if (needs_sums) write_sums(static_cast<const Sums*>(call.scratch), call.input<float>(operands_.y + 2) != nullptr, losses);
   }
 
  private:
-  void part(const KernelCall& call, float* losses, bool needs_sums, std::size_t task) const {
-    const std::size_t n = task / parts_, first_pixel = task % parts_ * pixels_per_part_;
-    const std::size_t channels = shape_.channels, at = n * shape_.image_count() + first_pixel * channels;
+  Stretch stretch(const KernelCall& call, float* losses, std::size_t at) const {
     const float* weights = call.input<float>(operands_.y + 2);
     Stretch s{call.input<float>(operands_.y) + at, call.input<float>(operands_.y + 1) + at, weights ? weights + at : nullptr};
+    if (operands_.gradient >= 0 && call.output<float>(operands_.gradient)) s.gradient = call.output<float>(operands_.gradient) + at;
+    if (losses && is_per_element_) s.element_losses = losses + at;
+    return s;
+  }
+
+  void keep_sums(const KernelCall& call, const Stretch& s, std::size_t task, double loss) const {
+    Sums& sums = static_cast<Sums*>(call.scratch)[task];
+    sums.loss = loss;
+    const std::size_t elements = s.pixels * shape_.channels;
+    sums.nonzero_weights = static_cast<double>(elements);
+    if (s.weights && loss_.reduction_type == CNNReductionType::SumByNonZeroWeights)
+      sums.nonzero_weights -= static_cast<double>(std::count(s.weights, s.weights + elements, 0.0f));
+  }
+
+  void part(const KernelCall& call, float* losses, bool needs_sums, std::size_t task) const {
+    const std::size_t n = task / parts_, first_pixel = task % parts_ * pixels_per_part_;
+    const std::size_t channels = shape_.channels;
+    Stretch s = stretch(call, losses, n * shape_.image_count() + first_pixel * channels);
     s.pixels = std::min(pixels_per_part_, static_cast<std::size_t>(shape_.height) * shape_.width - first_pixel);
     if (operands_.incoming >= 0) {
       const std::size_t count = incoming_shape_.image_count();
       s.is_incoming_whole = count == 1;
       s.incoming = call.input<float>(operands_.incoming) + (sums_over_batch_ ? 0 : n * count) + (count == 1 ? 0 : first_pixel * channels);
     }
-    if (operands_.gradient >= 0 && call.output<float>(operands_.gradient)) s.gradient = call.output<float>(operands_.gradient) + at;
-    if (losses && is_per_element_) s.element_losses = losses + at;
     s.needs_sum = needs_sums;
     const double sum = pass_(s, shape_.channels);
-    if (!needs_sums) return;
-    Sums& sums = static_cast<Sums*>(call.scratch)[task];
-    sums.loss = sum;
-    const std::size_t elements = s.pixels * channels;
-    sums.nonzero_weights = static_cast<double>(elements);
-    if (weights && loss_.reduction_type == CNNReductionType::SumByNonZeroWeights)
-      sums.nonzero_weights -= static_cast<double>(std::count(s.weights, s.weights + elements, 0.0f));
+    if (needs_sums) keep_sums(call, s, task, sum);
+  }
+
+  /// Images of one pixel.
+  void single_pixels(const KernelCall& call, float* losses, bool needs_sums, std::size_t begin, std::size_t end) const {
+    float sums[kSummedPixels];
+    for (std::size_t n = begin; n < end; n += kSummedPixels) {
+      Stretch s = stretch(call, losses, n * shape_.channels);
+      s.pixels = std::min(kSummedPixels, end - n);
+      pass_.pixel_sums(s, shape_.channels, sums);
+      for (std::size_t i = 0; needs_sums && i < s.pixels; ++i)
+        keep_sums(call, s.from(i * shape_.channels, 1), n + i, sums[i]);
+    }
   }
 
   /// Each image's value into element 0 of its loss image, zeros behind; a sum over the batch goes to image 0 (14.3).

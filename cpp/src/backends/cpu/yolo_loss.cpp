@@ -34,22 +34,12 @@ class YOLOPass {
     for (std::size_t first = 0; first < s.pixels * channels; first += channels) {
       const int best = best_anchor(s.labels + first, anchor_channels);
       for (int a = 0; a < loss_.number_of_anchor_boxes; ++a)
-        sum += anchor(a, a == best, at(s, first + static_cast<std::size_t>(a) * anchor_channels), anchor_channels);
+        sum += anchor(a, a == best, s.from(first + static_cast<std::size_t>(a) * anchor_channels, 1), anchor_channels);
     }
     return sum;
   }
 
  private:
-  /// The stretch that begins `offset` elements further on; one pixel.
-  static Stretch at(Stretch s, std::size_t offset) {
-    s.y += offset, s.labels += offset;
-    if (s.weights) s.weights += offset;
-    if (s.gradient) s.gradient += offset;
-    if (s.element_losses) s.element_losses += offset;
-    s.pixels = 1;
-    return s;
-  }
-
   double anchor_overlap(int a, const float* labels) const {
     const double width = loss_.anchor_boxes[2 * a], height = loss_.anchor_boxes[2 * a + 1];
     const double box_width = labels[2], box_height = labels[3];
@@ -96,13 +86,13 @@ class YOLOPass {
       for (int k = 0; k < 2; ++k) s.gradient[k] *= xy[k] * sigmoid(-y[k]);  // sigmoid(-y): 1 - xy without cancelling
 
     const float logarithms[] = {std::log(labels[2] / anchor[0] + 1e-5f), std::log(labels[3] / anchor[1] + 1e-5f)};
-    sum += part(loss_.wh_loss_descriptor, has_object ? loss_.scale_wh : 0, at(s, 2), y + 2, logarithms, 2);
+    sum += part(loss_.wh_loss_descriptor, has_object ? loss_.scale_wh : 0, s.from(2, 1), y + 2, logarithms, 2);
 
     const float confidence = has_object ? (loss_.rescore ? quality(xy, y, anchor, labels) : 1.0f) : 0.0f;
     const float confidence_scale = has_object ? loss_.scale_object : has_none ? loss_.scale_no_object : 0;
-    sum += part(loss_.confidence_loss_descriptor, confidence_scale, at(s, 4), y + 4, &confidence, 1);
+    sum += part(loss_.confidence_loss_descriptor, confidence_scale, s.from(4, 1), y + 4, &confidence, 1);
 
-    return sum + part(loss_.classes_loss_descriptor, has_object ? loss_.scale_class : 0, at(s, 5), y + 5, labels + 5, channels - 5);
+    return sum + part(loss_.classes_loss_descriptor, has_object ? loss_.scale_class : 0, s.from(5, 1), y + 5, labels + 5, channels - 5);
   }
 
   /// How far the predicted box covers the labelled one.

@@ -140,7 +140,7 @@ struct PoolingRow {
 /// Soft-max cross entropy of some pixels, as in loss.hpp's Stretch: labels count as label * keep + rest.
 struct SoftMaxLoss {
   const float *y, *labels, *weights, *incoming;  ///< the last two may be null
-  bool is_incoming_whole, by_label, needs_sum;
+  bool is_incoming_whole, by_label;
   float weight, keep, rest;
   float *gradient, *element_losses;  ///< null where nobody needs them
 };
@@ -281,8 +281,8 @@ struct Isa {
   void (*log_softmax)(const float* x, float* y, std::size_t pixels, int channels);
   void (*softmax_gradient)(const float* incoming, const float* y, float* gradient, std::size_t pixels, int channels);
   void (*log_softmax_gradient)(const float* incoming, const float* y, float* gradient, std::size_t pixels, int channels);
-  /// The sum of the losses, if asked for.
-  double (*softmax_loss)(const SoftMaxLoss& loss, std::size_t pixels, int channels);
+  /// sums[p] := the loss of pixel p. Several pixels together take less time for each.
+  void (*softmax_loss)(const SoftMaxLoss& loss, std::size_t pixels, int channels, float* sums);
 
   WinogradTransforms winograd_four = {}, winograd_two = {}, winograd_five_taps = {};  ///< F(4 x 4, 3 x 3), F(2 x 2, 3 x 3), F(2 x 2, 5 x 5)
 

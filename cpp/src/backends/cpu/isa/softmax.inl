@@ -114,42 +114,58 @@ void log_softmax_gradient(const float* incoming, const float* y, float* gradient
   }
 }
 
-/// One pixel of a cross entropy. Plain: neither weights nor an incoming gradient nor losses of elements, and by the prediction.
+/// Pixels of a cross entropy that take each step together, so that their sums and logarithms do not wait for one another; as many as stay in
+/// the first-level cache.
+constexpr int kLossPixels = 16, kLossFloats = 4096;
+
+/// Some pixels of a cross entropy. Plain: neither weights nor an incoming gradient nor losses of elements, and by the prediction.
 template <bool kPlain>
-inline float softmax_loss_pixel(const SoftMaxLoss& s, std::size_t at, int channels) {
-  const float *y = s.y + at, *labels = s.labels + at;
-  float* gradient = s.gradient ? s.gradient + at : nullptr;
-  const bool keeps_powers = gradient && !s.by_label;
-  const float largest = largest_of_row(y, channels);
-  const float total = sum_of_powers(y, largest, channels, keeps_powers ? gradient : nullptr);
-  const float inverse = 1.0f / total, log_of_total = __builtin_logf(total);
-  // A class without a label adds nothing, even with probability 0, whose logarithm is infinite. 0 * log_of_total: a NaN must show.
-  Vector losses = Vector{};
-  losses[0] = 0 * log_of_total;
-  for_each_vector(channels, [&](int c, int count) __attribute__((always_inline)) {
-    const Vector label = load_up_to(labels + c, count) * s.keep + s.rest;
-    const Vector log_p = (load_up_to(y + c, count) - largest) - log_of_total;
-    const Vector loss = label == Vector{} ? Vector{} : label * log_p;
-    Vector factor = Vector{} + s.weight;
-    if (!kPlain && s.weights) factor *= load_up_to(s.weights + at + c, count);
-    if (gradient) {
-      Vector share = factor;
-      if (!kPlain && s.incoming) share *= s.is_incoming_whole ? Vector{} + s.incoming[0] : load_up_to(s.incoming + at + c, count);
-      const Vector slope = kPlain || !s.by_label ? load_up_to(gradient + c, count) * inverse - label : -s.keep * log_p;
-      store_up_to(gradient + c, share * slope, count);
-    }
-    if (!kPlain && s.element_losses) store_up_to(s.element_losses + at + c, -factor * loss, count);
-    losses -= first_of(factor * loss, count, Vector{});
-  });
-  return s.needs_sum ? sum_of(losses) : 0.0f;
+inline void softmax_loss_pixels(const SoftMaxLoss& s, std::size_t first, int pixels, int channels, float* sums) {
+  float largest[kLossPixels], total[kLossPixels], inverse[kLossPixels], log_of_total[kLossPixels];
+  const bool keeps_powers = s.gradient && !s.by_label;
+  for (int p = 0; p < pixels; ++p) {
+    const std::size_t at = first + static_cast<std::size_t>(p) * channels;
+    for (int c = 0; c < channels; c += 16) __builtin_prefetch(s.labels + at + c);
+    largest[p] = largest_of_row(s.y + at, channels);
+    total[p] = sum_of_powers(s.y + at, largest[p], channels, keeps_powers ? s.gradient + at : nullptr);
+  }
+  for (int p = pixels; p < kLossPixels; ++p) total[p] = 1;
+  for (int p = 0; p < kLossPixels; ++p) {
+    inverse[p] = 1.0f / total[p];
+    log_of_total[p] = natural_logarithm(total[p]);
+  }
+  for (int p = 0; p < pixels; ++p) {
+    const std::size_t at = first + static_cast<std::size_t>(p) * channels;
+    const float *y = s.y + at, *labels = s.labels + at;
+    float* gradient = s.gradient ? s.gradient + at : nullptr;
+    Vector losses = {};
+    for_each_vector(channels, [&](int c, int count) __attribute__((always_inline)) {
+      const Vector label = load_up_to(labels + c, count) * s.keep + s.rest;
+      const Vector log_p = (load_up_to(y + c, count) - largest[p]) - log_of_total[p];
+      const Vector loss = label == Vector{} ? Vector{} : label * log_p;  // without a label nothing, even where the logarithm is infinite
+      Vector factor = Vector{} + s.weight;
+      if (!kPlain && s.weights) factor *= load_up_to(s.weights + at + c, count);
+      if (gradient) {
+        Vector share = factor;
+        if (!kPlain && s.incoming) share *= s.is_incoming_whole ? Vector{} + s.incoming[0] : load_up_to(s.incoming + at + c, count);
+        const Vector slope = kPlain || !s.by_label ? load_up_to(gradient + c, count) * inverse[p] - label : -s.keep * log_p;
+        store_up_to(gradient + c, share * slope, count);
+      }
+      if (!kPlain && s.element_losses) store_up_to(s.element_losses + at + c, -factor * loss, count);
+      losses -= first_of(factor * loss, count, Vector{});
+    });
+    sums[p] = sum_of(losses) + 0 * log_of_total[p];  // a NaN must show
+  }
 }
 
-double softmax_loss(const SoftMaxLoss& s, std::size_t pixels, int channels) {
+void softmax_loss(const SoftMaxLoss& s, std::size_t pixels, int channels, float* sums) {
   const bool is_plain = !s.weights && !s.incoming && !s.element_losses && s.gradient && !s.by_label;
-  double sum = 0;
-  for (std::size_t at = 0; at < pixels * channels; at += channels)
-    sum += is_plain ? softmax_loss_pixel<true>(s, at, channels) : softmax_loss_pixel<false>(s, at, channels);
-  return sum;
+  const int fitting = kLossFloats / channels, most = fitting < 1 ? 1 : fitting < kLossPixels ? fitting : kLossPixels;
+  for (std::size_t pixel = 0; pixel < pixels; pixel += most) {
+    const int count = pixels - pixel < static_cast<std::size_t>(most) ? static_cast<int>(pixels - pixel) : most;
+    if (is_plain) softmax_loss_pixels<true>(s, pixel * channels, count, channels, sums + pixel);
+    else softmax_loss_pixels<false>(s, pixel * channels, count, channels, sums + pixel);
+  }
 }
 
 }  // namespace
