@@ -36,7 +36,7 @@ sanitizers=$(clang++ -print-file-name=libclang_rt.asan-x86_64.so) cxx=$(clang++ 
 cd "$source_folder"
 result=0
 ASAN_OPTIONS=detect_leaks=0:strict_string_checks=1 PYTHONPATH=$site LD_PRELOAD="$sanitizers $cxx" \
-  "$python" -m pytest -q -p no:cacheprovider tests/python/test_metal{,_simulator,_training}.py || result=$?
+  "$python" -m pytest -q -p no:cacheprovider tests/python/test_metal{,_queue,_simulator,_training}.py || result=$?
 wait "$ctest" || result=$?
 cat "$build/ctest.log"
 exit "$result"

@@ -16,6 +16,7 @@ namespace mpsnn {
 
 class Backend;
 class CommandQueue;
+class CommandStep;
 
 /// Something that runs graphs: an engine on a piece of hardware. Devices live as long as the process.
 class MPSNN_API Device {
@@ -65,6 +66,8 @@ class MPSNN_API CommandBuffer : public std::enable_shared_from_this<CommandBuffe
 
   /// Records work. Throws DeviceError after commit().
   void record(Work work);
+  /// Records work in two parts: how graphs record their steps.
+  void record(std::shared_ptr<CommandStep> step);
   /// Records work of the completion phase: after all record()ed work, before the handlers (CPU-style updates, 7.8).
   void record_completion(Work work);
   /// Called once the buffer is done, on the queue's thread, also after an error.
@@ -87,13 +90,23 @@ class MPSNN_API CommandBuffer : public std::enable_shared_from_this<CommandBuffe
 
  private:
   friend class CommandQueue;
-  void execute();
+  struct Item;
+  /// The two parts of execution. `done`: see CommandStep::begin.
+  void begin(const std::function<void()>& done);
+  void finish();
+  /// True when begin() has left a device at work.
+  bool is_on_device() const;
+  bool may_begin_behind(const CommandBuffer& before) const;
   struct Impl;
   std::unique_ptr<Impl> impl_;
 };
 using CommandBufferPtr = std::shared_ptr<CommandBuffer>;
 
-/// Runs committed command buffers one after another on a thread of its own.
+/// Runs committed command buffers one after another on a thread of its own. While a device runs the only step of a buffer, the first
+/// step of the buffer behind it is uploaded, encoded and committed to the device, where nothing that the one before has still to do
+/// can change it: same graph, an engine with a device of its own that updates all weights itself, no input that is a result of the step
+/// before. So at most two buffers have begun. Errors, results, completed handlers and `completed` come in the order of commits all the same.
+/// Images and labels of a committed buffer may be read at any time, and an optimizer's settings up to one step ahead.
 class MPSNN_API CommandQueue : public std::enable_shared_from_this<CommandQueue> {
  public:
   explicit CommandQueue(DevicePtr device);

@@ -153,9 +153,10 @@ class MPSNN_API NNGraph {
   /// All nodes lowered for these source shapes, labels as they must be; nothing is pruned or kept.
   std::unique_ptr<PlanBuilder> lowered(const std::vector<Shape>& source_shapes) const;
   struct Impl;
-  /// `is_alone`: the command buffer holds this step only.
+  struct Around;
+  /// `is_alone`: the command buffer holds this step only. `around`: what else belongs to the step, or null.
   EncodedResults encode_step(CommandBuffer& command_buffer, const std::vector<ImagePtr>& source_images, const std::vector<StatePtr>& source_states,
-                             bool is_alone);
+                             bool is_alone, std::shared_ptr<const Around> around = nullptr);
   void run_on_command_buffer(const std::vector<ImagePtr>& source_images, const std::vector<StatePtr>& source_states, EncodedResults& results);
   std::shared_ptr<Impl> impl_;  // shared with recorded work, which may outlive the graph
 };

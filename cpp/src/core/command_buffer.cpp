@@ -3,19 +3,30 @@
 #include <deque>
 #include <mutex>
 #include <thread>
+#include <utility>
 
+#include "core/command_step.hpp"
 #include "mpsnn/device.hpp"
 
 namespace mpsnn {
 
+/// Work in one part or in two.
+struct CommandBuffer::Item {
+  Work work;
+  std::shared_ptr<CommandStep> step;
+};
+
 struct CommandBuffer::Impl {
   std::shared_ptr<CommandQueue> queue;
-  std::vector<Work> work, completion;
+  std::vector<Item> work;
+  std::vector<Work> completion;
   std::vector<Handler> handlers;
   mutable std::mutex mutex;
   std::condition_variable done;
   CommandBufferStatus status = CommandBufferStatus::NotEnqueued;
   std::exception_ptr error;
+  bool has_first_begun = false, is_on_device = false;  // the first item; used by the thread that executes alone
+  std::exception_ptr begin_error;
   bool is_finished = false;  // handlers included
 };
 
@@ -35,7 +46,13 @@ void require_open(CommandBufferStatus status) {
 void CommandBuffer::record(Work work) {
   std::lock_guard lock(impl_->mutex);
   require_open(impl_->status);
-  impl_->work.push_back(std::move(work));
+  impl_->work.push_back({std::move(work), nullptr});
+}
+
+void CommandBuffer::record(std::shared_ptr<CommandStep> step) {
+  std::lock_guard lock(impl_->mutex);
+  require_open(impl_->status);
+  impl_->work.push_back({nullptr, std::move(step)});
 }
 
 void CommandBuffer::record_completion(Work work) {
@@ -68,18 +85,46 @@ void CommandBuffer::commit() {
     require_open(impl_->status);
     impl_->status = CommandBufferStatus::Committed;
   }
-  if (impl_->queue) impl_->queue->submit(shared_from_this());
-  else execute();
+  if (impl_->queue) return impl_->queue->submit(shared_from_this());
+  begin({});
+  finish();
 }
 
-void CommandBuffer::execute() {
+void CommandBuffer::begin(const std::function<void()>& done) {
+  {
+    std::lock_guard lock(impl_->mutex);
+    impl_->status = CommandBufferStatus::Scheduled;
+  }
+  if (impl_->work.empty() || !impl_->work.front().step) return;
+  impl_->has_first_begun = true;
+  try {
+    impl_->is_on_device = impl_->work.front().step->begin(done);
+  } catch (...) {
+    impl_->begin_error = std::current_exception();
+  }
+}
+
+bool CommandBuffer::is_on_device() const { return impl_->is_on_device; }
+
+bool CommandBuffer::may_begin_behind(const CommandBuffer& before) const {
+  const Impl &mine = *impl_, &other = *before.impl_;
+  // Whatever else `before` has recorded may read or change anything, and comes first.
+  const bool is_alone = other.work.size() == 1 && other.completion.empty();
+  return other.is_on_device && is_alone && !mine.work.empty() && mine.work.front().step && mine.work.front().step->may_begin_behind(*other.work.front().step);
+}
+
+void CommandBuffer::finish() {
   std::exception_ptr error;
   try {
-    {
-      std::lock_guard lock(impl_->mutex);
-      impl_->status = CommandBufferStatus::Scheduled;
+    if (impl_->begin_error) std::rethrow_exception(impl_->begin_error);
+    for (Item& item : impl_->work) {
+      if (!item.step) {
+        item.work();
+        continue;
+      }
+      if (!std::exchange(impl_->has_first_begun, false)) item.step->begin({});
+      item.step->finish();
     }
-    for (Work& work : impl_->work) work();
     for (Work& work : impl_->completion) work();
   } catch (...) {
     error = std::current_exception();
@@ -131,24 +176,51 @@ std::exception_ptr CommandBuffer::error() const {
   return impl_->error;
 }
 
-struct CommandQueue::Impl {
+struct CommandQueue::Impl : std::enable_shared_from_this<Impl> {
   std::mutex mutex;
   std::condition_variable wake;
   std::deque<CommandBufferPtr> committed;
   bool is_stopping = false;
   std::thread worker;
 
-  void run() {
-    for (;;) {
-      CommandBufferPtr next;
+  /// A buffer whose first part has run, and whether its device is through: guarded by `mutex`, and shared with a device that may say so
+  /// when nobody asks any more.
+  struct Begun {
+    CommandBufferPtr buffer;
+    std::shared_ptr<bool> is_done;
+  };
+
+  Begun begin_first(std::unique_lock<std::mutex>& lock) {
+    Begun first{std::move(committed.front()), std::make_shared<bool>(false)};
+    committed.pop_front();
+    lock.unlock();
+    first.buffer->begin([self = shared_from_this(), is_done = first.is_done] {
       {
-        std::unique_lock lock(mutex);
+        std::lock_guard guard(self->mutex);
+        *is_done = true;
+      }
+      self->wake.notify_one();
+    });
+    lock.lock();
+    return first;
+  }
+
+  void run() {
+    Begun current;
+    std::unique_lock lock(mutex);
+    for (;;) {
+      if (!current.buffer) {
         wake.wait(lock, [&] { return is_stopping || !committed.empty(); });
         if (committed.empty()) return;
-        next = std::move(committed.front());
-        committed.pop_front();
+        current = begin_first(lock);
       }
-      next->execute();
+      const auto may_begin = [&] { return !committed.empty() && committed.front()->may_begin_behind(*current.buffer); };
+      wake.wait(lock, [&] { return may_begin() || !current.buffer->is_on_device() || *current.is_done; });
+      Begun next = may_begin() ? begin_first(lock) : Begun();
+      lock.unlock();
+      current.buffer->finish();
+      current = std::move(next);  // the last owner of a buffer may be the last of its queue too, which locks
+      lock.lock();
     }
   }
 };

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
+#include <functional>
 #include <map>
 #include <memory>
 #include <string>
@@ -41,7 +42,15 @@ struct NonfiniteValue {
   std::size_t index = 0;
 };
 
-/// A step made ready for fixed shapes. One runs at a time.
+/// A step that a device runs by itself.
+class StepOnDevice {
+ public:
+  virtual ~StepOnDevice() = default;
+  /// Waits for the device, then gives back losses, results and gradients.
+  virtual void finish(const Bindings& bindings) = 0;
+};
+
+/// A step made ready for fixed shapes. One runs at a time, except where runs_ahead() says that more may be on the device.
 class Executable {
  public:
   Executable(Plan plan, ElementType type) : plan_(std::move(plan)), type_(type) {}
@@ -53,7 +62,11 @@ class Executable {
   virtual std::string algorithm(std::size_t step) const = 0;
   /// The kernel behind a step; null for engines that have none.
   virtual const Kernel* kernel(std::size_t) const { return nullptr; }
-  virtual void run(const Bindings& bindings) = 0;
+  /// Runs a step, or leaves it to a device, which calls `done`, if there is one, when it is through. Null when all is done.
+  virtual std::unique_ptr<StepOnDevice> begin(const Bindings& bindings, const std::function<void()>& done) = 0;
+  /// True where a step may begin while the one before is on the device: nothing that finishing that one does changes what it reads,
+  /// besides images and labels.
+  virtual bool runs_ahead() const { return false; }
   /// Runs `runs` times and writes the seconds of every step, run after run.
   virtual void profile(Bindings bindings, std::size_t runs, double* seconds);
   /// Seconds of some steps alone, in rising order, run after run. Steps before the last of them run once, so that their operands are
@@ -80,6 +93,8 @@ class Executable {
 class EngineGraph {
  public:
   virtual ~EngineGraph() = default;
+  /// Before the host changes parameters: waits until no device uses them.
+  virtual void wait_until_idle() {}
   /// See KernelBackend::saved_bytes.
   virtual std::size_t saved_bytes(const Operation&, const OperandShapes&) const { return 0; }
   /// `graph` outlives the result's making, not the result. `returned` are the images that a step hands out.

@@ -60,9 +60,10 @@ void KernelExecutable::run_step(std::size_t index, const Bindings& bindings) {
   kernels_[index]->run(call);
 }
 
-void KernelExecutable::run(const Bindings& bindings) {
+std::unique_ptr<StepOnDevice> KernelExecutable::begin(const Bindings& bindings, const std::function<void()>&) {
   arena_.require(plan_.arena_bytes);
   for (std::size_t i = 0; i < plan_.steps.size(); ++i) run_step(i, bindings);
+  return nullptr;
 }
 
 namespace {

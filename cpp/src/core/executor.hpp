@@ -32,7 +32,7 @@ class KernelExecutable final : public Executable {
   KernelExecutable(Plan plan, const KernelBackend& backend, Precision precision, Arena& arena);
   std::string algorithm(std::size_t step) const override { return kernels_[step]->algorithm(); }
   const Kernel* kernel(std::size_t step) const override { return kernels_[step].get(); }
-  void run(const Bindings& bindings) override;
+  std::unique_ptr<StepOnDevice> begin(const Bindings& bindings, const std::function<void()>& done) override;
   void profile(Bindings bindings, std::size_t runs, double* seconds) override;
   std::vector<double> time_steps(Bindings bindings, const std::vector<std::size_t>& steps, std::size_t runs) override;
   /// Runs again step by step until a value is not finite.

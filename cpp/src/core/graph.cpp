@@ -10,18 +10,6 @@
 #include "core/structure.hpp"
 
 namespace mpsnn {
-namespace {
-
-/// Data of an image in the engine's element type: the image's own, or a converted copy that `keep` holds.
-void* in_type(const Image& image, ElementType type, std::vector<Buffer>& keep) {
-  if (image.type() == type) return image.buffer().data();
-  Buffer converted(image.buffer().count(), type);
-  converted.copy_from(image.buffer());
-  keep.push_back(converted);
-  return converted.data();
-}
-
-}  // namespace
 
 // --- construction ------------------------------------------------------------------------------------------------
 
@@ -152,6 +140,7 @@ std::vector<HandlePtr> NNGraph::result_state_handles() const {
 
 void NNGraph::reload_from_data_sources() {
   std::lock_guard lock(impl_->running);
+  impl_->engine->wait_until_idle();
   impl_->parameters->reload();
 }
 
@@ -276,72 +265,6 @@ void NNGraph::Impl::deliver(const std::vector<ImagePtr>& returned, EncodedResult
   results.intermediate_images.assign(returned.begin() + next, returned.end());
 }
 
-void NNGraph::Impl::fail_nonfinite(CachedPlan& plan, const Bindings& bindings) {
-  NonfiniteValue found;
-  plan.executable->find_nonfinite(bindings, found);
-  const Value* value = found.value == kNoValue ? nullptr : &plan.executable->plan().values[found.value];
-  std::string where = "a result";
-  std::string element = value ? "element " + std::to_string(found.index) + " of " + value->shape.text() : "";
-  std::string node = "MPSNNGraph", label;
-  if (found.step) {
-    node = found.step->node->class_name();
-    label = names.at(found.step->node);
-    where = label + " (" + operation_name(found.step->operation) + ")";
-  } else if (value && value->storage == Storage::source_image) {
-    label = handle_of(source_images[value->slot]->handle, source_images[value->slot])->label();
-    where = "the source image \"" + label + "\"";
-  } else if (value) {
-    label = value->label;
-    where = (value->storage == Storage::parameter ? "the parameters \"" : value->storage == Storage::gradient ? "the \"" : "the result of \"") + label + "\"";
-    if (value->storage == Storage::labels || value->storage == Storage::label_weights || value->storage == Storage::loss) {
-      label = handle_of(source_states[value->slot]->handle, source_states[value->slot])->label();
-      where = (value->storage == Storage::labels ? "the labels \"" : value->storage == Storage::loss ? "the loss of \"" : "the label weights \"") + label + "\"";
-    }
-  }
-  // An engine that updates weights itself has done so before anybody could look.
-  const std::vector<TrainedParameters>& trained = parameters->trained();
-  const bool has_changed = std::any_of(trained.begin(), trained.end(), [](const TrainedParameters& t) { return t.is_updated_by_engine; });
-  throw DeviceError("a number that is not finite appeared first in " + where +
-                        (has_changed ? ": weights that the device updates itself have changed." : ": the step was dropped, no weight has changed."),
-                    {node, label, "finite numbers", "NaN or Inf at " + element, "check the input and the labels, or lower the learning rate"});
-}
-
-const Bindings& NNGraph::Impl::bind(CachedPlan& plan, const std::vector<ImagePtr>& images, const std::vector<StatePtr>& states,
-                                    const std::vector<ImagePtr>& returned, std::uint64_t count) const {
-  const ElementType type = device->element_type();
-  Bindings& bindings = plan.bindings;
-  for (auto* list : {&bindings.source_images, &bindings.labels, &bindings.label_weights, &bindings.losses, &bindings.results}) list->clear();
-  plan.converted.clear();
-  for (const ImagePtr& image : images) bindings.source_images.push_back(in_type(*image, type, plan.converted));
-  for (const StatePtr& state : states) {
-    const auto& labels = static_cast<const CNNLossLabels&>(*state);
-    bindings.labels.push_back(in_type(*labels.labels_image(), type, plan.converted));
-    bindings.label_weights.push_back(labels.weights_image() ? in_type(*labels.weights_image(), type, plan.converted) : nullptr);
-    bindings.losses.push_back(in_type(*labels.loss_image(), type, plan.converted));
-  }
-  for (const ImagePtr& image : returned) bindings.results.push_back(image->buffer().data());
-  bindings.parameters = parameters->parameters().data();
-  bindings.gradients = parameters->gradients().data();
-  bindings.encode_count = count;
-  bindings.parameters_version = parameters->version();
-  return bindings;
-}
-
-void NNGraph::Impl::run_step(bool traps_nonfinite, CachedPlan& plan, const std::vector<ImagePtr>& images, const std::vector<StatePtr>& states,
-                             const std::vector<ImagePtr>& returned, std::uint64_t count) {
-  std::lock_guard lock(running);
-  const ElementType type = device->element_type();
-  const Bindings& bindings = bind(plan, images, states, returned, count);
-  plan.executable->run(bindings);
-  for (std::size_t i = 0; i < states.size(); ++i) {
-    const Image& loss = *static_cast<const CNNLossLabels&>(*states[i]).loss_image();
-    if (loss.type() != type) loss.buffer().copy_from(Buffer(nullptr, bindings.losses[i], loss.buffer().count(), type));
-  }
-  // Weights are never updated with numbers that are not finite; results are watched where the application asks for it.
-  const bool trains = !parameters->trained().empty();
-  if ((trains || traps_nonfinite) && !plan.executable->is_finite(bindings, traps_nonfinite)) fail_nonfinite(plan, bindings);
-}
-
 std::vector<StatePtr> NNGraph::Impl::record_state_exports(CommandBuffer& command_buffer, const CachedPlan& plan) {
   std::vector<StatePtr> exported;
   auto own_copy = [&](Buffer& buffer) {
@@ -381,7 +304,7 @@ EncodedResults NNGraph::encode(CommandBuffer& command_buffer, const std::vector<
 }
 
 EncodedResults NNGraph::encode_step(CommandBuffer& command_buffer, const std::vector<ImagePtr>& source_images, const std::vector<StatePtr>& source_states,
-                                    bool is_alone) {
+                                    bool is_alone, std::shared_ptr<const Around> around) {
   CachedPlan* plan;
   EncodedResults results;
   std::vector<ImagePtr> returned;
@@ -394,9 +317,7 @@ EncodedResults NNGraph::encode_step(CommandBuffer& command_buffer, const std::ve
 
   const CommandBuffer::Mark mark = command_buffer.mark();
   try {
-    command_buffer.record([impl = impl_, traps = trap_nonfinite, plan, source_images, source_states, returned, count = impl_->encode_count] {
-      impl->run_step(traps, *plan, source_images, source_states, returned, count);
-    });
+    command_buffer.record(std::make_shared<Impl::Step>(impl_, *plan, source_images, source_states, returned, trap_nonfinite, std::move(around)));
     results.destination_states = impl_->record_state_exports(command_buffer, *plan);
     const auto& store = impl_->parameters;
     const bool has_cpu_updates = store->has_updates(NNTrainingStyle::UpdateDeviceCPU);

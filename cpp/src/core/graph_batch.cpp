@@ -1,7 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-#include <cstring>
-
-#include "mpsnn/graph.hpp"
+#include "core/graph_impl.hpp"
 
 /// Batches as MPS passes them, lists of single images, as one image each way.
 namespace mpsnn {
@@ -11,8 +9,8 @@ void require(bool is_right, const char* sentence, const std::string& expected, c
   if (!is_right) throw ShapeError(std::string("MPSNNGraph.encode_batch: ") + sentence, {.node = "MPSNNGraph", .expected = expected, .actual = actual});
 }
 
-/// An image as large as all of them; filled when `command_buffer` runs.
-ImagePtr gather(CommandBuffer& command_buffer, const ImageBatch& batch) {
+/// An image as large as all of them, which `fill` fills.
+ImagePtr gather(const ImageBatch& batch, std::vector<Buffer>& reads, std::vector<std::function<void()>>& fill) {
   require(!batch.empty() && batch.front(), "a batch holds at least one image.", "1 or more images", "none");
   Shape shape = batch.front()->shape();
   for (const ImagePtr& image : batch)
@@ -20,7 +18,8 @@ ImagePtr gather(CommandBuffer& command_buffer, const ImageBatch& batch) {
             Shape{1, shape.height, shape.width, shape.channels}.text(), image ? image->shape().text() : "none");
   shape.images = static_cast<int>(batch.size());
   auto whole = std::make_shared<Image>(shape, batch.front()->type());
-  command_buffer.record([batch, whole] {
+  for (const ImagePtr& image : batch) reads.push_back(image->buffer());
+  fill.push_back([batch, whole] {
     for (std::size_t i = 0; i < batch.size(); ++i) whole->buffer().part(i * batch[i]->buffer().count(), batch[i]->buffer().count()).copy_from(batch[i]->buffer());
   });
   return whole;
@@ -42,43 +41,36 @@ ImageBatch split(const ImagePtr& whole) {
 }  // namespace
 
 EncodedBatches NNGraph::encode_batch(CommandBuffer& command_buffer, const std::vector<ImageBatch>& source_images, const std::vector<StateBatch>& source_states) {
-  const CommandBuffer::Mark mark = command_buffer.mark();
-  try {
-    std::vector<ImagePtr> images;
-    for (const ImageBatch& batch : source_images) images.push_back(gather(command_buffer, batch));
-    std::vector<StatePtr> states;
-    std::vector<std::pair<StateBatch, std::shared_ptr<CNNLossLabels>>> scattered;
-    for (const StateBatch& batch : source_states) {
-      ImageBatch labels, weights;
-      Shape loss_size{0, 1, 1, 1};
-      for (const StatePtr& state : batch) {
-        const auto* single = dynamic_cast<const CNNLossLabels*>(state.get());
-        require(single, "source states are labels.", "MPSCNNLossLabels", "another state");
-        labels.push_back(single->labels_image());
-        if (single->weights_image()) weights.push_back(single->weights_image());
-        loss_size = single->loss_image()->shape();
-      }
-      require(weights.empty() || weights.size() == labels.size(), "all labels of a batch have weights, or none.", std::to_string(labels.size()), std::to_string(weights.size()));
-      auto whole = std::make_shared<CNNLossLabels>(gather(command_buffer, labels), weights.empty() ? nullptr : gather(command_buffer, weights), loss_size);
-      states.push_back(whole);
-      scattered.emplace_back(batch, whole);
+  const auto around = std::make_shared<Around>();
+  const auto whole_of = [&](const ImageBatch& batch) { return gather(batch, around->reads, around->before); };
+  std::vector<ImagePtr> images;
+  for (const ImageBatch& batch : source_images) images.push_back(whole_of(batch));
+  std::vector<StatePtr> states;
+  for (const StateBatch& batch : source_states) {
+    ImageBatch labels, weights;
+    Shape loss_size{0, 1, 1, 1};
+    for (const StatePtr& state : batch) {
+      const auto* single = dynamic_cast<const CNNLossLabels*>(state.get());
+      require(single, "source states are labels.", "MPSCNNLossLabels", "another state");
+      labels.push_back(single->labels_image());
+      if (single->weights_image()) weights.push_back(single->weights_image());
+      loss_size = single->loss_image()->shape();
     }
-    const EncodedResults whole = encode(command_buffer, images, states);
-    command_buffer.record([scattered] {
-      for (const auto& [batch, labels] : scattered) {
-        const ImageBatch losses = split(labels->loss_image());
-        for (std::size_t i = 0; i < batch.size(); ++i) static_cast<CNNLossLabels&>(*batch[i]).loss_image()->buffer().copy_from(losses[i]->buffer());
-      }
+    require(weights.empty() || weights.size() == labels.size(), "all labels of a batch have weights, or none.", std::to_string(labels.size()), std::to_string(weights.size()));
+    const auto whole = std::make_shared<CNNLossLabels>(whole_of(labels), weights.empty() ? nullptr : whole_of(weights), loss_size);
+    states.push_back(whole);
+    for (const StatePtr& state : batch) around->writes.push_back(static_cast<CNNLossLabels&>(*state).loss_image()->buffer());
+    around->after.push_back([batch, whole] {
+      const ImageBatch losses = split(whole->loss_image());
+      for (std::size_t i = 0; i < batch.size(); ++i) static_cast<CNNLossLabels&>(*batch[i]).loss_image()->buffer().copy_from(losses[i]->buffer());
     });
-    EncodedBatches results;
-    for (const ImagePtr& image : whole.result_images) results.result_images.push_back(split(image));
-    for (const ImagePtr& image : whole.intermediate_images) results.intermediate_images.push_back(split(image));
-    results.destination_states = whole.destination_states;
-    return results;
-  } catch (...) {
-    command_buffer.rewind(mark);
-    throw;
   }
+  const EncodedResults whole = encode_step(command_buffer, images, states, false, around);
+  EncodedBatches results;
+  for (const ImagePtr& image : whole.result_images) results.result_images.push_back(split(image));
+  for (const ImagePtr& image : whole.intermediate_images) results.intermediate_images.push_back(split(image));
+  results.destination_states = whole.destination_states;
+  return results;
 }
 
 }  // namespace mpsnn

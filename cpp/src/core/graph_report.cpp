@@ -128,7 +128,7 @@ ProfileReport NNGraph::profile(const std::vector<ImagePtr>& source_images, const
   std::vector<ImagePtr> returned;
   impl_->take_images(plan, returned);
   std::lock_guard running(impl_->running);
-  const Bindings& bindings = impl_->bind(plan, source_images, source_states, returned, impl_->encode_count);
+  const Bindings& bindings = impl_->bind(plan.bound, source_images, source_states, returned, impl_->encode_count);
   const MachinePeak peak = device()->backend().peak();
   ProfileReport report{planned_operations(*this, *plan.executable, peak), {}, peak.flops, peak.bytes};
   const std::size_t steps = report.operations.size();
@@ -157,7 +157,7 @@ std::vector<double> NNGraph::time_operations(const std::vector<ImagePtr>& source
   std::vector<ImagePtr> returned;
   impl_->take_images(plan, returned);
   std::lock_guard running(impl_->running);
-  const Bindings& bindings = impl_->bind(plan, source_images, source_states, returned, impl_->encode_count);
+  const Bindings& bindings = impl_->bind(plan.bound, source_images, source_states, returned, impl_->encode_count);
   impl_->parameters->mark_changed(runs);
   return plan.executable->time_steps(bindings, operations, runs);
 }

@@ -53,6 +53,7 @@ NSArray* encode(MPSNNGraph* self, id metal_buffer, NSArray* source_images, NSArr
   GraphBody& mine = body<GraphBody>(self);
   mpsnn::NNGraph& graph = *mine.graph;
   mpsnn::CommandBuffer& command_buffer = recorder(metal_buffer);
+  trace("encode", metal_buffer);
   if ([source_images count] != graph.source_image_handles().size())
     raise("encode: this graph takes " + std::to_string(graph.source_image_handles().size()) + " source images, not " + std::to_string([source_images count]));
   if ([source_states count] != graph.source_state_handles().size())

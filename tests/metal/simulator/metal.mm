@@ -1,5 +1,4 @@
 // SPDX-License-Identifier: Apache-2.0
-#include <atomic>
 #include <cstdlib>
 #include <cstring>
 #include <map>
@@ -15,9 +14,6 @@ extern "C" {
 long mpsnn_sim_live_objects(void);
 /// The same by class, one line each, for a test that found some.
 void mpsnn_sim_print_live_objects(void);
-/// The next command buffer that is committed ends in an error with this text. So does the n-th of the process (from 1) when the
-/// environment variable MPSNN_SIM_FAIL_COMMAND_BUFFER says n.
-void mpsnn_sim_fail_next_command_buffer(const char* sentence);
 id MTLCreateSystemDefaultDevice(void);
 id MTLCopyAllDevices(void);
 id MTLCopyAllDevicesWithObserver(id* observer, void* handler);
@@ -41,24 +37,10 @@ void count_live(Class type, long amount) {
   live()[class_getName(type)] += amount;
 }
 
-std::mutex failure_mutex;
-std::string next_failure;
-long commits = 0;
-
 /// Shared by a command buffer and the first piece of its work.
 struct Failure {
   std::string sentence;
 };
-
-std::string take_failure() {
-  std::lock_guard lock(failure_mutex);
-  ++commits;
-  std::string sentence = std::move(next_failure);
-  next_failure.clear();
-  const char* chosen = std::getenv("MPSNN_SIM_FAIL_COMMAND_BUFFER");
-  if (sentence.empty() && chosen && std::atol(chosen) == commits) sentence = "Simulated failure of command buffer " + std::to_string(commits) + ".";
-  return sentence;
-}
 
 }  // namespace
 
@@ -73,11 +55,6 @@ void mpsnn_sim_print_live_objects(void) {
   std::lock_guard lock(live_mutex());
   for (const auto& [name, count] : live())
     if (count != 0) std::fprintf(stderr, "%6ld %s\n", count, name.c_str());
-}
-
-void mpsnn_sim_fail_next_command_buffer(const char* sentence) {
-  std::lock_guard lock(failure_mutex);
-  next_failure = sentence;
 }
 
 @implementation SimObject
@@ -173,6 +150,7 @@ struct CommandBufferBody : Body {
   std::vector<SimBlock> scheduled, completed;
   std::shared_ptr<Failure> failure = std::make_shared<Failure>();
   bool has_open_encoder = false;
+  long number = 0;  // in the trace
   ~CommandBufferBody() override {
     for (SimBlock block : scheduled) _Block_release(block);
     for (SimBlock block : completed) _Block_release(block);
@@ -239,7 +217,9 @@ struct BlitBody : Body {
   auto* mine = new CommandBufferBody;
   mine->queue = hold(queue);
   mine->buffer = body<QueueBody>(queue).queue->command_buffer();
+  mine->number = next_number();
   mine->buffer->record([failure = mine->failure] {
+    wait_while_held();
     if (!failure->sentence.empty()) throw mpsnn::DeviceError(failure->sentence);
   });
   _body = mine;
@@ -269,6 +249,7 @@ struct BlitBody : Body {
 }
 - (void)sim_finish:(std::exception_ptr)error {
   CommandBufferBody& mine = body<CommandBufferBody>(self);
+  trace("complete", mine.number);
   if (error) {
     const std::string sentence = failure_of([&] { std::rethrow_exception(error); });
     NSDictionary* info = [NSDictionary dictionaryWithObject:text(sentence) forKey:NSLocalizedDescriptionKey];
@@ -282,6 +263,7 @@ struct BlitBody : Body {
   if ([self status] != 0) raise("commit: this command buffer was committed already");
   if (mine.has_open_encoder) raise("commit: an encoder of this command buffer has not ended");
   mine.failure->sentence = take_failure();
+  trace("commit", mine.number);
   [self retain];  // until its handlers have run
   mine.buffer->add_completed_handler([self](mpsnn::CommandBuffer& done) {
     const Pool pool;
@@ -416,6 +398,11 @@ mpsnn::DevicePtr reference_device() { return mpsnn::default_device(); }
 
 void require_device(id device, const char* what) {
   if (device != the_device()) raise(std::string(what) + ": the device is missing");
+}
+
+void trace(const char* what, id command_buffer) {
+  if ([command_buffer isKindOfClass:[MPSCommandBuffer class]]) command_buffer = [command_buffer commandBuffer];
+  trace(what, body<CommandBufferBody>((SimCommandBuffer*)command_buffer).number);
 }
 
 mpsnn::CommandBuffer& recorder(id command_buffer) {

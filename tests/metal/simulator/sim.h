@@ -66,6 +66,13 @@ void require_device(id device, const char* what);
 /// What records on behalf of a Metal command buffer, itself or an MPSCommandBuffer around it. Raises once it is committed.
 mpsnn::CommandBuffer& recorder(id command_buffer);
 
+/// What tests ask of the device: see control.mm.
+std::string take_failure();
+void wait_while_held();
+long next_number();
+void trace(const char* what, long command_buffer);
+void trace(const char* what, id command_buffer);
+
 mpsnn::Shape shape_of(MPSImage* image);
 MPSImageFeatureChannelFormat format_of(MPSImage* image);
 MPSImage* make_image(const mpsnn::Shape& shape, MPSImageFeatureChannelFormat format);

@@ -26,6 +26,7 @@ MetalGraph::MetalGraph(MTL::Device* device, const GraphParts& parts, ParameterSt
 
 MetalGraph::~MetalGraph() {
   const Pool pool;
+  last_.reset();
   graph_.reset();
   queue_.reset();
 }
@@ -80,6 +81,7 @@ void MetalGraph::begin_step(std::uint64_t parameters_version) {
   for (const auto& object : convolutions_) object->targets.begin_step();
   for (const auto& object : normalizations_) object->targets.begin_step();
   if (parameters_version == loaded_version_) return;
+  wait_until_idle();
   graph_->reloadFromDataSources();
   context_->errors->rethrow();
   loaded_version_ = parameters_version;
@@ -94,7 +96,18 @@ void MetalGraph::set_element_counts(const Plan& plan) {
   }
 }
 
+void MetalGraph::has_begun(MTL::CommandBuffer* command_buffer) {
+  last_ = keep(command_buffer);
+  ++on_device_;
+}
+
+void MetalGraph::wait_until_idle() {
+  const Pool pool;
+  if (last_) last_->waitUntilCompleted();
+}
+
 void MetalGraph::update_on_host() {
+  wait_until_idle();
   const Buffer& gradients = parameters_.gradients();
   for (const TrainedParameters& trained : parameters_.trained()) {
     if (!trained.is_updated_by_engine) continue;
@@ -106,7 +119,11 @@ void MetalGraph::update_on_host() {
   }
 }
 
-void MetalGraph::finish_step() {
+void MetalGraph::finish_step(bool has_updated) {
+  are_weights_behind_ |= has_updated;
+  if (on_device_ > 0) return;
+  last_.reset();
+  if (!std::exchange(are_weights_behind_, false)) return;
   for (const TrainedParameters& trained : parameters_.trained()) {
     if (!trained.is_updated_by_engine) continue;
     if (trained.convolution) {

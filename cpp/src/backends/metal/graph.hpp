@@ -6,11 +6,12 @@
 
 namespace mpsnn::metal {
 
-/// The MPSNNGraph behind one graph of ours. One step runs at a time, on the thread that runs the command buffer.
+/// The MPSNNGraph behind one graph of ours. Its calls come one at a time, steps may be on the device meanwhile.
 class MetalGraph final : public EngineGraph {
  public:
   MetalGraph(MTL::Device* device, const GraphParts& parts, ParameterStore& parameters);
   ~MetalGraph() override;
+  void wait_until_idle() override;
   std::unique_ptr<Executable> make_executable(const NNGraph& graph, Plan plan, const std::vector<ValueId>& returned) override;
 
   // --- for steps
@@ -35,8 +36,11 @@ class MetalGraph final : public EngineGraph {
   void set_element_counts(const Plan& plan);
   /// Instead of a step that MPS does not take: the updates that the device would make, with the gradients of the block.
   void update_on_host();
-  /// After each step: weights objects that the device has updated show the new numbers.
-  void finish_step();
+  /// A step was committed; somebody waits for it.
+  void has_begun(MTL::CommandBuffer* command_buffer);
+  void leaves_device() { --on_device_; }
+  /// After each step: weights objects that the device has updated show the new numbers, unless a later step is changing them already.
+  void finish_step(bool has_updated);
 
  private:
   static std::size_t position(const std::map<const void*, std::size_t>& positions, const void* node) {
@@ -57,6 +61,9 @@ class MetalGraph final : public EngineGraph {
   std::vector<std::size_t> source_image_order_, source_state_order_;
   std::map<const void*, std::size_t> image_positions_, state_positions_;
   int host_updates_ = 0;
+  int on_device_ = 0;                ///< steps between has_begun() and leaves_device()
+  Owned<MTL::CommandBuffer> last_;   ///< of the latest of them
+  bool are_weights_behind_ = false;  ///< finish_step() has left out something
   static constexpr std::uint64_t kStale = ~std::uint64_t(0);  ///< no version of the parameters
   std::uint64_t loaded_version_ = kStale;
 };

@@ -22,7 +22,7 @@ Owned<T> own(T* object) {
 }
 template <class T>
 Owned<T> keep(T* object) {
-  return NS::RetainPtr(object);
+  return object ? NS::RetainPtr(object) : Owned<T>();
 }
 
 /// The autorelease pool of one entry, thread or callback.

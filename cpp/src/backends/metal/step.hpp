@@ -6,32 +6,36 @@
 namespace mpsnn::metal {
 
 /// One step for fixed sizes: images on the device, one encode, one command buffer. The plan says what sizes come out; MPS
-/// computes them on its own.
+/// computes them on its own. A step that begins while another is on the device has source images of its own.
 class MetalStep final : public Executable {
  public:
   MetalStep(MetalGraph& graph, const NNGraph& settings, Plan plan, const std::vector<ValueId>& returned);
   ~MetalStep() override;
   std::string algorithm(std::size_t) const override { return "MPS"; }
-  void run(const Bindings& bindings) override;
+  std::unique_ptr<StepOnDevice> begin(const Bindings& bindings, const std::function<void()>& done) override;
+  bool runs_ahead() const override { return graph_.host_update_count() == 0 && plan_.images > 0; }
 
  private:
-  struct Labels {
-    Shape shape, loss;
-    Images labels, weights;
-    std::vector<Owned<MPS::CNNLossLabels>> objects;
+  struct LabelSizes { Shape labels, weights, loss; };
+  /// What a device reads in one step, and where it puts the losses.
+  struct Inputs {
+    std::vector<Images> source_images, labels, weights;
+    std::vector<std::vector<Owned<MPS::CNNLossLabels>>> losses;  ///< made for each step
+    bool is_in_use = false;
   };
   /// What an encode gave back.
   struct Encoded {
-    const NS::Array* result = nullptr;
-    NS::MutableArray *images = nullptr, *states = nullptr;
+    Owned<NS::Array> result;
+    Owned<NS::MutableArray> images, states;
   };
-  void upload(const Bindings& bindings);
-  void prepare_labels(std::size_t slot, const Bindings& bindings);
-  Encoded encode(MTL::CommandBuffer* command_buffer);
-  void synchronize(MTL::CommandBuffer* command_buffer, const Encoded& encoded);
-  void finish(MTL::CommandBuffer* command_buffer);
-  void download(const Encoded& encoded, const Bindings& bindings);
-  void download_states(const Encoded& encoded, const Bindings& bindings);
+  class OnDevice;
+  Inputs& free_inputs();
+  void upload(Inputs& inputs, const Bindings& bindings) const;
+  Encoded encode(const Inputs& inputs, MTL::CommandBuffer* command_buffer);
+  void synchronize(MTL::CommandBuffer* command_buffer, const Inputs& inputs, const Encoded& encoded) const;
+  void wait_for(MTL::CommandBuffer* command_buffer);
+  void download(const Inputs& inputs, const Encoded& encoded, const Bindings& bindings) const;
+  void download_states(const Encoded& encoded) const;
   const NS::Array* batch_of(const Encoded& encoded, std::size_t returned) const;
   std::string node_labels() const;
 
@@ -41,8 +45,8 @@ class MetalStep final : public Executable {
   std::string label_;
   std::vector<ValueId> returned_;
   std::vector<const NNImageNode*> returned_nodes_;
-  std::vector<Images> source_images_;
-  std::vector<Labels> labels_;
+  std::vector<LabelSizes> labels_;
+  std::vector<std::unique_ptr<Inputs>> inputs_;  ///< one set, two where steps overlapped
 };
 
 }  // namespace mpsnn::metal

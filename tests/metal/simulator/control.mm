@@ -1,0 +1,82 @@
+// SPDX-License-Identifier: Apache-2.0
+#include <condition_variable>
+#include <cstdlib>
+
+#include "sim.h"
+
+/// What tests ask of the device: to fail, to stand still, and to say what came in which order.
+#pragma GCC visibility push(default)
+extern "C" {
+/// The next command buffer that is committed ends in an error with this text. So does the n-th of the process (from 1) when the
+/// environment variable MPSNN_SIM_FAIL_COMMAND_BUFFER says n.
+void mpsnn_sim_fail_next_command_buffer(const char* sentence);
+/// The device stands still before its next command buffer until it may go on. What is committed meanwhile waits.
+void mpsnn_sim_hold(bool is_held);
+/// What has happened since the start, one line each: "encode 2", "commit 2", "complete 2" for the second command buffer made since; an
+/// encode is one of MPSNNGraph. The text lives until the next call.
+void mpsnn_sim_start_trace(void);
+const char* mpsnn_sim_trace(void);
+}
+#pragma GCC visibility pop
+
+namespace {
+
+std::mutex mutex;
+std::condition_variable hold_ends;
+std::string next_failure, traced, shown;
+long commits = 0, made = 0;  // command buffers of the process, and since the trace began
+bool is_held_now = false;
+
+}  // namespace
+
+void mpsnn_sim_fail_next_command_buffer(const char* sentence) {
+  std::lock_guard lock(mutex);
+  next_failure = sentence;
+}
+
+void mpsnn_sim_hold(bool is_held) {
+  std::lock_guard lock(mutex);
+  is_held_now = is_held;
+  hold_ends.notify_all();
+}
+
+void mpsnn_sim_start_trace(void) {
+  std::lock_guard lock(mutex);
+  traced.clear();
+  made = 0;
+}
+
+const char* mpsnn_sim_trace(void) {
+  std::lock_guard lock(mutex);
+  shown = traced;
+  return shown.c_str();
+}
+
+namespace sim {
+
+std::string take_failure() {
+  std::lock_guard lock(mutex);
+  ++commits;
+  std::string sentence = std::move(next_failure);
+  next_failure.clear();
+  const char* chosen = std::getenv("MPSNN_SIM_FAIL_COMMAND_BUFFER");
+  if (sentence.empty() && chosen && std::atol(chosen) == commits) sentence = "Simulated failure of command buffer " + std::to_string(commits) + ".";
+  return sentence;
+}
+
+void wait_while_held() {
+  std::unique_lock lock(mutex);
+  hold_ends.wait(lock, [] { return !is_held_now; });
+}
+
+long next_number() {
+  std::lock_guard lock(mutex);
+  return ++made;
+}
+
+void trace(const char* what, long command_buffer) {
+  std::lock_guard lock(mutex);
+  traced += std::string(what) + " " + std::to_string(command_buffer) + "\n";
+}
+
+}  // namespace sim
