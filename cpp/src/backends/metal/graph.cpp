@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "backends/metal/graph.hpp"
 
+#include <utility>
+
 #include "backends/metal/step.hpp"
 #include "mpsnn/graph.hpp"
 

@@ -134,11 +134,15 @@ MetalStep::Encoded MetalStep::encode(const Inputs& inputs, MTL::CommandBuffer* c
   std::vector<NS::Array*> images, states;
   for (const std::size_t slot : graph_.source_image_order()) images.push_back(array(inputs.source_images[slot]));
   for (const std::size_t slot : graph_.source_state_order()) states.push_back(array(inputs.losses[slot]));
-  Encoded encoded{{}, keep(mutable_array()), keep(mutable_array())};
+  NS::MutableArray *exported_images = mutable_array(), *exported_states = mutable_array();
+  Encoded encoded;
   // MAC-UNVERIFIED: encode-ahead: a graph may be encoded while the device runs its encode before, as in Apple's own double buffering.
-  encoded.result = keep(mps->encodeBatchToCommandBuffer(command_buffer, array(images), states.empty() ? nullptr : array(states), encoded.images.get(),
-                                                        encoded.states.get()));
+  encoded.result = keep(mps->encodeBatchToCommandBuffer(command_buffer, array(images), states.empty() ? nullptr : array(states), exported_images,
+                                                        exported_states));
   graph_.context().errors->rethrow();  // the buffer was never committed: nothing has happened
+  const auto kept = [](const NS::MutableArray* list) { return keep(const_cast<NS::Array*>(array(list))); };
+  encoded.images = kept(exported_images);
+  encoded.states = kept(exported_states);
   return encoded;
 }
 
@@ -148,7 +152,7 @@ void MetalStep::synchronize(MTL::CommandBuffer* command_buffer, const Inputs& in
     for (NS::UInteger i = 0; i < count(batch); ++i) batch->object<MPS::Image>(i)->synchronizeOnCommandBuffer(command_buffer);
   };
   images(encoded.result.get());
-  const NS::Array *exported = array(encoded.images.get()), *states = array(encoded.states.get());
+  const NS::Array *exported = encoded.images.get(), *states = encoded.states.get();
   for (NS::UInteger i = 0; i < count(exported); ++i) images(exported->object<NS::Array>(i));
   for (NS::UInteger i = 0; i < count(states); ++i) {
     const auto* batch = states->object<NS::Array>(i);
@@ -184,7 +188,7 @@ const NS::Array* MetalStep::batch_of(const Encoded& encoded, std::size_t index) 
   // MAC-UNVERIFIED: several-results: the first result is returned, the others are in the intermediate list under their handles (20.1).
   if (returned_nodes_[index] == parts.result_images.front().get() && parts.results_are_needed.front()) return encoded.result.get();
   const std::size_t position = graph_.image_position(returned_nodes_[index]);
-  const NS::Array* exported = array(encoded.images.get());
+  const NS::Array* exported = encoded.images.get();
   return position < count(exported) ? exported->object<NS::Array>(position) : nullptr;
 }
 
@@ -205,7 +209,7 @@ void MetalStep::download(const Inputs& inputs, const Encoded& encoded, const Bin
 
 void MetalStep::download_states(const Encoded& encoded) const {
   const ParameterStore& parameters = graph_.parameters();
-  const NS::Array* states = array(encoded.states.get());
+  const NS::Array* states = encoded.states.get();
   for (const NNStateNode* node : graph_.parts().exported_states) {
     const std::size_t position = graph_.state_position(node);
     if (position >= count(states)) continue;

@@ -25,8 +25,7 @@ class MetalStep final : public Executable {
   };
   /// What an encode gave back.
   struct Encoded {
-    Owned<NS::Array> result;
-    Owned<NS::MutableArray> images, states;
+    Owned<NS::Array> result, images, states;
   };
   class OnDevice;
   Inputs& free_inputs();
