@@ -13,6 +13,7 @@ using namespace mpsnn::testing;
 
 extern "C" long mpsnn_sim_live_objects(void);
 extern "C" void mpsnn_sim_fail_next_command_buffer(const char* sentence);
+extern "C" void mpsnn_sim_hold(bool is_held);
 
 namespace {
 
@@ -53,10 +54,11 @@ TEST(a_network_trains_on_the_device_with_apples_momentum) { check_same_training(
 TEST(a_network_trains_on_the_device_with_apples_adam) { check_same_training(testing::Optimizer::adam, NNTrainingStyle::UpdateDeviceGPU); }
 TEST(a_network_trains_in_cpu_style) { check_same_training(testing::Optimizer::sgd, NNTrainingStyle::UpdateDeviceCPU); }
 
-TEST(steps_on_a_queue_run_in_order) {
+TEST(steps_on_a_queue_run_in_order_and_one_ahead) {
   const NothingIsLeft nothing;
   Network one(device("metal")), two(device("metal"));
   {
+    mpsnn_sim_hold(true);
     const auto queue = std::make_shared<CommandQueue>(device("metal"));
     std::vector<CommandBufferPtr> buffers;
     std::vector<Batch> batches;
@@ -66,6 +68,7 @@ TEST(steps_on_a_queue_run_in_order) {
       one.training().encode(*buffers.back(), {batches.back().images}, {batches.back().labels});
       buffers.back()->commit();
     }
+    mpsnn_sim_hold(false);
     for (const CommandBufferPtr& buffer : buffers) buffer->wait_until_completed();
   }
   for (int step = 0; step < 4; ++step) two.run(draw_batch(step));
