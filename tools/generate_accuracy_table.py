@@ -43,6 +43,12 @@ the graph.
 
 F(2 x 2, 3 x 3) is held to the bound of the direct sum over all taps all the same.
 
+With the instruction set `amx`, matrix products are done by a unit for bfloat16 numbers. Each float32 number is split into three of them, which
+together hold all of its 24 bits, and the six largest of the nine products are summed up in float32, the small ones first. What is left out is 2^-25 of a
+product at most; sums are rounded less often than in a chain of float32 multiply-adds, so that the result is the more accurate one of the two
+(`tests/cpp/matrix_unit.cpp` holds it to that). Two things differ from float32 arithmetic: an infinite operand gives NaN instead of infinity, and what is smaller
+than 1.2e-38 counts as 0. `MPSNN_ISA=avx512` turns the unit off.
+
 **Measured** against the `reference` engine (float64), normally distributed numbers, {machine}, instruction set {isa}. Relative error; in brackets
 the largest error over the largest number.
 
