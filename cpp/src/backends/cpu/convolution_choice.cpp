@@ -7,6 +7,7 @@
 #include <optional>
 
 #include "backends/cpu/convolution_kernels.hpp"
+#include "backends/cpu/matrix_unit_plan.hpp"
 #include "backends/cpu/winograd.hpp"
 
 namespace mpsnn::cpu {
@@ -57,6 +58,19 @@ double packing_cycles(const ConvolutionProblem& p) {
 }
 
 /// Rows of patches times weights; a weight gradient has the roles changed, and the same count.
+double sum_cycles(const ConvolutionProblem& p) {
+  const double depth = double(p.taps()) * p.group_inputs() * p.geometry.groups;
+  return p.output_pixels() * depth * (vectors(p.group_outputs()) / kMultiplyAddsPerCycle + 1.0 / isa().lanes);
+}
+
+double matrix_unit_cycles(const ConvolutionProblem& p) { return WeightGradientPlan(p.geometry, natural_layout(p.geometry), p.images).cycles; }
+
+/// Where there is one, except for few channels: splitting them takes longer than their products. Both estimates are too low, that of
+/// the vector units more.
+bool uses_matrix_unit(const ConvolutionProblem& p) {
+  return isa().matrix_unit && p.pass == ConvolutionPass::weight_gradient && p.output_pixels() > 0 && p.taps() > 0 && matrix_unit_cycles(p) < 1.2 * sum_cycles(p);
+}
+
 double gemm_cycles(const ConvolutionProblem& p) {
   const Axis &y = p.geometry.window.y, &x = p.geometry.window.x;
   if (p.pass == ConvolutionPass::data_gradient) {
@@ -64,9 +78,8 @@ double gemm_cycles(const ConvolutionProblem& p) {
     const double depth = double(y.kernel) / y.stride * x.kernel / x.stride * p.group_outputs() * p.geometry.groups;
     return p.input_pixels() * depth * (vectors(p.group_inputs()) / kMultiplyAddsPerCycle + 1.5 / isa().lanes) + packing_cycles(p);
   }
-  const double depth = double(p.taps()) * p.group_inputs() * p.geometry.groups;
-  return p.output_pixels() * depth * (vectors(p.group_outputs()) / kMultiplyAddsPerCycle + 1.0 / isa().lanes) +
-         (p.pass == ConvolutionPass::weight_gradient ? 0 : packing_cycles(p));
+  if (p.pass == ConvolutionPass::weight_gradient) return uses_matrix_unit(p) ? matrix_unit_cycles(p) : sum_cycles(p);
+  return sum_cycles(p) + packing_cycles(p);
 }
 
 /// Each product is loaded, added to a loaded value and stored, four at a time. Windows across the border of two bands of lines (of
@@ -112,7 +125,7 @@ double winograd_flops(const ConvolutionProblem& p) {
 ConvolutionChoice described(ConvolutionChoice choice, const ConvolutionProblem& p) {
   switch (choice.algorithm) {
     case ConvolutionAlgorithm::direct: choice.layout = "NHWC"; break;
-    case ConvolutionAlgorithm::gemm:
+    case ConvolutionAlgorithm::gemm: choice.uses_matrix_unit = uses_matrix_unit(p); [[fallthrough]];
     case ConvolutionAlgorithm::columns:
       choice.layout = p.pass == ConvolutionPass::weight_gradient ? "NHWC" : "NHWC, weights in panels";
       break;
@@ -191,7 +204,7 @@ ConvolutionChoice choose(const ConvolutionProblem& problem) {
   std::string note;
   if (const auto wanted = wanted_algorithm()) {
     const std::string why_not = obstacle(*wanted, problem);
-    if (why_not.empty()) return described({*wanted, "MPSNN_CONV"}, problem);
+    if (why_not.empty()) return described({.algorithm = *wanted, .reason = "MPSNN_CONV"}, problem);
     note = std::string("not ") + name_of(*wanted) + ": " + why_not + "; ";
   }
   ConvolutionChoice choice;

@@ -36,6 +36,7 @@ struct ConvolutionProblem {
 
 struct ConvolutionChoice {
   ConvolutionAlgorithm algorithm = ConvolutionAlgorithm::gemm;
+  bool uses_matrix_unit = false;  ///< for a weight gradient by `gemm`; the other algorithms use it wherever there is one
   // For plan():
   std::string reason, layout;
   double work = 0;  ///< floating-point operations; 0 for those of a direct loop

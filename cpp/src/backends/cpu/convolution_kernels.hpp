@@ -35,6 +35,10 @@ std::unique_ptr<Kernel> make_column_gradient(const ConvolutionGeometry& geometry
 std::unique_ptr<Kernel> make_weight_gradient(const ConvolutionGeometry& geometry, const WeightLayout& layout, int images,
                                              bool is_transposed, Precision precision);
 
+/// The implicit GEMM of a weight gradient in the matrix unit (matrix_unit_weight_gradient.cpp), where there is one, and windows.
+std::unique_ptr<Kernel> make_matrix_unit_weight_gradient(const ConvolutionGeometry& geometry, const WeightLayout& layout, int images,
+                                                         bool is_transposed);
+
 // One group per input channel (depthwise.cpp); same operands.
 inline bool is_depthwise(const ConvolutionGeometry& geometry) {
   return geometry.groups == geometry.input_channels && geometry.groups > 1;

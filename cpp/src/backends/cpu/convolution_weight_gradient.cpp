@@ -322,6 +322,7 @@ std::unique_ptr<Kernel> make_weight_gradient(const ConvolutionGeometry& geometry
     return explain(make_winograd_weight_gradient(geometry, layout, images, is_transposed, precision), choice);
   if (!is_transposed)
     if (auto kernel = make_fully_connected_weight_gradient(geometry, layout, images)) return explain(std::move(kernel), choice);
+  if (choice.uses_matrix_unit) return explain(make_matrix_unit_weight_gradient(geometry, layout, images, is_transposed), choice);
   return explain(std::make_unique<WeightGradientKernel>(geometry, layout, images, is_transposed), choice);
 }
 

@@ -1,0 +1,347 @@
+// SPDX-License-Identifier: Apache-2.0
+#include <algorithm>
+#include <cstring>
+
+#include "backends/cpu/convolution_kernels.hpp"
+#include "backends/cpu/matrix_unit_plan.hpp"
+#include "core/parallel.hpp"
+
+namespace mpsnn::cpu {
+namespace {
+
+using namespace split;
+
+/// sum[k][o] = sum over pixels of patch[p][k] * E[p][o] in the matrix unit, cut as WeightGradientPlan says.
+class MatrixUnitWeightGradient final : public Kernel {
+ public:
+  MatrixUnitWeightGradient(const ConvolutionGeometry& geometry, const WeightLayout& layout, int images, bool is_transposed)
+      : unit_(*isa().matrix_unit),
+        plan_(geometry, layout, images),
+        incoming_(is_transposed != plan_.is_exchanged ? 1 : 0) {
+    const Axis &y = geometry.window.y, &x = geometry.window.x;
+    bias_pixels_ = std::size_t(images) * (is_transposed ? std::size_t(y.input) * x.input : std::size_t(y.output) * x.output);
+    bias_channels_ = is_transposed ? geometry.input_channels : geometry.output_channels;
+    place();
+  }
+
+  std::size_t scratch_bytes() const override { return scratch_.floats() * sizeof(float); }
+
+  std::string algorithm() const override {
+    std::string text = std::string("implicit GEMM ") + isa().name + ", 3 x bfloat16" + (plan_.rows.is_stacked ? ", taps in rows" : "");
+    return plan_.parts > 1 ? text + ", sum in " + std::to_string(plan_.parts) + " parts" : text;
+  }
+
+  void run(const KernelCall& call) override {
+    float* scratch = static_cast<float*>(call.scratch);
+    if (float* bias = call.output<float>(1))
+      sum_pixels(call.input<float>(0), bias_pixels_, bias_channels_, scratch + bias_offset_, bias);
+    float* weights = call.output<float>(0);
+    if (!weights) return;
+    const float *incoming = call.input<float>(incoming_), *source = call.input<float>(1 - incoming_);
+    float* sums = writes_in_place_ ? weights : scratch + sums_offset_;
+    parallel_for(std::size_t(plan_.parts) * plan_.row_parts * plan_.column_parts, [&](std::size_t task, int thread) {
+      run_task(task, incoming, source, sums, scratch + threads_offset_ + thread * round_up<std::size_t>(thread_.floats(), 16));
+    });
+    if (writes_in_place_) return;
+    if (plan_.parts > 1)
+      parallel_for((part_floats() + kStretch - 1) / kStretch, [&](std::size_t task, int) {
+        float* to = sums + task * kStretch;
+        isa().sum_rows(std::min<std::size_t>(kStretch, part_floats() - task * kStretch), plan_.parts - 1, to + part_floats(), part_floats(), to);
+      });
+    const std::size_t strips = ceil_divide(plan_.real_outputs, kStrip), blocks = ceil_divide(plan_.depth(), kStripRows);
+    parallel_for(plan_.geometry.groups * strips * blocks, [&](std::size_t task, int) {
+      store_strip(static_cast<int>(task / blocks / strips), static_cast<int>(task / blocks % strips) * kStrip,
+                  static_cast<int>(task % blocks) * kStripRows, sums, weights);
+    });
+  }
+
+ private:
+  static constexpr std::size_t kStretch = 4096;
+  static constexpr int kStrip = 16, kStripRows = 128, kCopiedPixels = 64;
+
+  /// Some lines of windows of an image, or several whole images; and of them some columns.
+  struct Block {
+    int image, images, line, lines;
+    Range columns;
+    int image_lines;  ///< lines from one image to the next, all phases' longest
+    int width() const { return columns.size(); }
+  };
+  /// What a task computes: input channels or groups, and output channels of each group.
+  struct Share {
+    Range groups, inputs, outputs;
+    int first_source() const { return groups.begin + inputs.begin; }
+  };
+  /// The product of a tap, or of all: where its rows of the sums and of the left operand begin.
+  struct Piece {
+    int row;
+    std::ptrdiff_t offset;
+    int variant;  ///< of the right operand
+  };
+
+  void place() {
+    const Axis &y = plan_.geometry.window.y, &x = plan_.geometry.window.x;
+    const int outputs = plan_.groups > 1 ? plan_.outputs : std::min(plan_.padded, ceil_divide(ceil_divide(plan_.padded, 2 * kColumns), plan_.column_parts) * 2 * kColumns);
+    const int groups = plan_.groups > 1 ? ceil_divide(plan_.groups, plan_.row_parts) : 1;
+    const int inputs = plan_.rows.is_stacked || plan_.groups > 1 ? plan_.inputs * groups : std::min(plan_.inputs, ceil_divide(ceil_divide(plan_.inputs, 2 * kRows), plan_.row_parts) * 2 * kRows);
+    const int image_lines = plan_.lines + plan_.shift_lines();
+    const std::size_t steps = ceil_divide((plan_.rows.is_stacked ? plan_.lines : plan_.block_images * image_lines) * plan_.pitch + kDepth, kDepth);
+    b_columns_ = steps * (kParts * kTile);
+    std::size_t rows;
+    if (plan_.rows.is_stacked) {
+      a_stride_ = plan_.pitch | kDepth;
+      line_rows_ = x.kernel * plan_.inputs;
+      rows = std::size_t((plan_.lines - 1) * y.stride + y.kernel) * line_rows_;
+      pieces_ = {{{0, 0, 0}}};
+      for (int line = 0; line < plan_.lines; ++line)
+        for (int k = 0; k < plan_.pitch; k += kDepth) offsets_.push_back(std::ptrdiff_t(line) * y.stride * line_rows_ * a_stride_ + k);
+    } else {
+      a_stride_ = round_up(plan_.block_images * image_lines * plan_.pitch + kDepth, kDepth) | kDepth;
+      rows = inputs;
+      pieces_.resize(plan_.rows.slabs());
+      for (int ky = 0; ky < y.kernel; ++ky)
+        for (int kx = 0; kx < x.kernel; ++kx) {
+          const TapPhases::Tap &line = plan_.rows.y.taps[ky], &column = plan_.rows.x.taps[kx];
+          const int shift = WeightGradientPlan::Rows::shift(line, column, plan_.pitch), variant = plan_.rows.variant(shift);
+          const auto place = std::find(plan_.shifts.begin(), plan_.shifts.end(), variant) - plan_.shifts.begin();
+          pieces_[line.phase * plan_.rows.x.phases.size() + column.phase].push_back({(ky * x.kernel + kx) * plan_.inputs, shift - variant, static_cast<int>(place)});
+        }
+    }
+    a_part_ = (rows + kRows) * a_stride_;
+    source_offset_ = thread_.add(a_part_ * kParts / 2);
+    b_variant_ = std::size_t(groups) * round_up(outputs, kColumns) / kColumns * b_columns_;
+    packed_offset_ = thread_.add(plan_.shifts.size() * b_variant_ / 2);
+    batch_ = ceil_divide(kCopiedPixels, plan_.pitch);
+    line_offset_ = thread_.add(plan_.is_direct ? 0 : std::size_t(plan_.rows.is_stacked ? stacked_pixels() : batch_ * plan_.pitch) * inputs);
+    step_offset_ = thread_.add(std::size_t(kDepth) * groups * outputs);
+    threads_offset_ = scratch_.add(round_up<std::size_t>(thread_.floats(), 16) * max_thread_count());
+    bias_offset_ = scratch_.add(pixel_sum_parts(bias_pixels_) * bias_channels_);
+    writes_in_place_ = plan_.parts == 1 && plan_.geometry.groups == 1 && plan_.taps() == 1 && plan_.layout.output == 1;
+    if (!writes_in_place_) sums_offset_ = scratch_.add(part_floats() * plan_.parts);
+  }
+
+  /// Source pixels of a line that the windows of a chunk stand for.
+  int stacked_pixels() const { return (plan_.chunk - 1) * plan_.geometry.window.x.stride + plan_.geometry.window.x.kernel; }
+  std::size_t part_floats() const { return std::size_t(plan_.groups) * plan_.taps() * plan_.inputs * plan_.padded + kStrip; }
+  float* sum(float* sums, int group, int row) const {
+    if (writes_in_place_) return plan_.layout.at(sums, group) + row * plan_.layout.input;
+    return sums + (std::size_t(group) * plan_.taps() * plan_.inputs + row) * plan_.padded;
+  }
+  std::size_t sum_stride() const { return writes_in_place_ ? plan_.layout.input : plan_.padded; }
+
+  Block block(std::size_t index) const {
+    const std::size_t line_blocks = ceil_divide(plan_.geometry.window.y.output, plan_.lines), chunks = ceil_divide(plan_.geometry.window.x.output, plan_.chunk);
+    const int line = static_cast<int>(index % line_blocks) * plan_.lines, chunk = static_cast<int>(index / line_blocks % chunks) * plan_.chunk;
+    const int image = static_cast<int>(index / line_blocks / chunks) * plan_.block_images;
+    const int lines = std::min(plan_.lines, plan_.geometry.window.y.output - line);
+    return {image, std::min(plan_.block_images, plan_.images - image), line, lines,
+            {chunk, std::min(chunk + plan_.chunk, plan_.geometry.window.x.output)}, lines + plan_.shift_lines()};
+  }
+
+  Share share(int row_part, int column_part) const {
+    const auto cut = [](int count, int unit, int part, int parts) {
+      const int units = ceil_divide(count, unit);
+      return Range{std::min(count, static_cast<int>(part_begin(units, part, parts)) * unit),
+                   std::min(count, static_cast<int>(part_begin(units, part + 1, parts)) * unit)};
+    };
+    if (plan_.groups > 1) return {cut(plan_.groups, 1, row_part, plan_.row_parts), {0, plan_.inputs}, {0, plan_.outputs}};
+    return {{0, 1}, plan_.rows.is_stacked ? Range{0, plan_.inputs} : cut(plan_.inputs, 2 * kRows, row_part, plan_.row_parts), cut(plan_.outputs, 2 * kColumns, column_part, plan_.column_parts)};
+  }
+
+  void run_task(std::size_t task, const float* incoming, const float* source, float* sums, float* scratch) const {
+    const Share share = this->share(static_cast<int>(task % plan_.row_parts), static_cast<int>(task / plan_.row_parts % plan_.column_parts));
+    const std::size_t part = task / plan_.row_parts / plan_.column_parts;
+    if (!writes_in_place_) sums += part * part_floats();
+    const std::size_t begin = part_begin(plan_.blocks, part, plan_.parts), end = part_begin(plan_.blocks, part + 1, plan_.parts);
+    const OpenMatrixUnit open(&unit_);
+    for (std::size_t index = begin; index < end; ++index) {
+      const Block block = this->block(index);
+      for (std::size_t variant = 0; variant < plan_.shifts.size(); ++variant) split_incoming(block, share, static_cast<int>(variant), incoming, scratch);
+      for (std::size_t slab = 0; slab < pieces_.size(); ++slab) {
+        split_source(block, share, slab, source, scratch);
+        multiply(block, share, pieces_[slab], index == begin, sums, scratch);
+      }
+    }
+  }
+
+  // --- the left operand
+
+  void split_source(const Block& block, const Share& share, std::size_t slab, const float* source, float* scratch) const {
+    const Axis& y = plan_.geometry.window.y;
+    auto* to = reinterpret_cast<std::uint16_t*>(scratch + source_offset_);
+    const Range channels{share.groups.begin * plan_.inputs + share.inputs.begin, (share.groups.end - 1) * plan_.inputs + share.inputs.end};
+    float* copy = scratch + line_offset_;
+    if (!plan_.rows.is_stacked)
+      return split_phase(source, block, plan_.rows.y.phases[slab / plan_.rows.x.phases.size()], plan_.rows.x.phases[slab % plan_.rows.x.phases.size()], channels, to, copy);
+    for (int line = 0; line < (block.lines - 1) * y.stride + y.kernel; ++line) {
+      copy_line(source, block, block.image, y.origin(block.line) + line, {0, 1, stacked_pixels()}, channels, copy);
+      unit_.split_columns(copy, plan_.geometry.window.x.stride * std::size_t(plan_.inputs), line_rows_, block.width(),
+                          to + std::ptrdiff_t(line) * line_rows_ * a_stride_, a_stride_, a_part_);
+    }
+  }
+
+  void split_phase(const float* source, const Block& block, const TapPhases::Phase& phase_y, const TapPhases::Phase& phase_x, Range channels,
+                   std::uint16_t* to, float* copy) const {
+    const Axis &y = plan_.geometry.window.y, &x = plan_.geometry.window.x;
+    const int lines = block.images > 1 ? block.images * block.image_lines : block.lines + phase_y.most_shift;
+    const std::size_t inputs = plan_.geometry.input_channels;
+    for (int first = 0; first < lines; first += plan_.is_direct ? 1 : batch_) {
+      const auto image_of = [&](int line) { return block.image + line / block.image_lines * (block.images > 1); };
+      const auto y_of = [&](int line) { return y.origin(block.line + (block.images > 1 ? line % block.image_lines : line)) + phase_y.first; };
+      if (plan_.is_direct) {
+        const float* from = source + ((std::size_t(image_of(first)) * y.input + y_of(first)) * x.input + x.origin(block.columns.begin)) * inputs;
+        unit_.split_columns(from + channels.begin, x.stride * inputs, channels.size(), block.width(), to + first * plan_.pitch, a_stride_, a_part_);
+        continue;
+      }
+      const int count = std::min(batch_, lines - first);
+      for (int i = 0; i < count; ++i)
+        copy_line(source, block, image_of(first + i), y_of(first + i), {phase_x.first, x.stride, plan_.pitch}, channels,
+                  copy + std::size_t(i) * plan_.pitch * channels.size());
+      unit_.split_columns(copy, channels.size(), channels.size(), count * plan_.pitch, to + first * plan_.pitch, a_stride_, a_part_);
+    }
+    // The last steps read a little more.
+    for (int part = 0; part < kParts; ++part)
+      for (int row = 0; row < channels.size(); ++row)
+        std::memset(to + part * a_part_ + row * a_stride_ + lines * plan_.pitch, 0, kDepth * sizeof(std::uint16_t));
+  }
+
+  /// Source pixels behind the first window's origin.
+  struct Pixels {
+    int first, step, count;
+  };
+
+  void copy_line(const float* source, const Block& block, int image, int y, Pixels pixels, Range channels, float* to) const {
+    const Axis &lines = plan_.geometry.window.y, &x = plan_.geometry.window.x;
+    const bool clamps = plan_.geometry.edge_mode == ImageEdgeMode::Clamp;
+    const int count = pixels.count, step = pixels.step, first = x.origin(block.columns.begin) + pixels.first;
+    const std::size_t pixel = channels.size(), inputs = plan_.geometry.input_channels;
+    if (!clamps && (y < 0 || y >= lines.input)) return std::fill_n(to, count * pixel, 0.0f), void();
+    const float* line = source + (std::size_t(image) * lines.input + clamp_index(y, lines.input)) * x.input * inputs + channels.begin;
+    const Range inside{std::clamp(ceil_divide(std::max(0, -first), step), 0, count), std::clamp(ceil_divide(std::max(0, x.input - first), step), 0, count)};
+    const bool is_whole = pixel == inputs && step == 1 && inside.size() > 0;
+    if (is_whole) std::memcpy(to + inside.begin * pixel, line + (first + inside.begin) * inputs, inside.size() * pixel * sizeof(float));
+    for (int i = 0; i < count; ++i) {
+      const bool is_inside = i >= inside.begin && i < inside.end;
+      if (is_inside && is_whole) i = inside.end - 1;
+      else if (is_inside || clamps) std::memcpy(to + i * pixel, line + clamp_index(first + i * step, x.input) * inputs, pixel * sizeof(float));
+      else std::fill_n(to + i * pixel, pixel, 0.0f);
+    }
+  }
+
+  // --- the right operand
+
+  int incoming_lines(const Block& block) const {
+    return plan_.rows.is_stacked ? block.lines : (block.images - 1) * block.image_lines + block.lines;
+  }
+  std::size_t step_count(const Block& block, int variant) const {
+    return ceil_divide((incoming_lines(block) - 1) * plan_.pitch + block.width() + plan_.shifts[variant], kDepth);
+  }
+
+  void split_incoming(const Block& block, const Share& share, int variant, const float* incoming, float* scratch) const {
+    const Axis &y = plan_.geometry.window.y, &x = plan_.geometry.window.x;
+    const std::size_t outputs = plan_.geometry.output_channels;
+    const int lines = incoming_lines(block), depth = (lines - 1) * plan_.pitch + block.width(), shift = plan_.shifts[variant];
+    const bool is_one_line = lines == 1 || (plan_.pitch == x.output && block.image_lines == block.lines);
+    const int pitch = is_one_line ? depth + kDepth : plan_.pitch, width = is_one_line ? depth : block.width();
+    const float* from = incoming + share.groups.begin * plan_.outputs + share.outputs.begin;
+    const auto line_at = [&](int line) -> const float* {
+      if (line >= lines || line % block.image_lines >= block.lines) return nullptr;
+      const std::size_t image = block.image + line / block.image_lines;
+      return from + ((image * y.output + block.line + line % block.image_lines) * x.output + block.columns.begin) * outputs;
+    };
+    auto* to = reinterpret_cast<std::uint16_t*>(scratch + packed_offset_) + variant * b_variant_;
+    if (is_one_line && shift == 0) return split_pairs(line_at(0), outputs, depth, share, to);
+    for (int k = -shift; k < depth; k += kDepth, to += kParts * kTile) {
+      const int column = k % pitch;
+      const float* whole = k < 0 ? nullptr : line_at(k / pitch);
+      if (whole && column < width && (column + kDepth <= pitch || k / pitch + 1 == lines)) {
+        split_pairs(whole + column * outputs, outputs, std::min(kDepth, width - column), share, to);
+        continue;
+      }
+      float* step = scratch + step_offset_;
+      const int count = share.groups.size() * share.outputs.size();
+      for (int at = k; at < k + kDepth; ++at, step += count) {
+        const float* values = at < 0 ? nullptr : line_at(at / pitch);
+        if (values && at % pitch < width) std::memcpy(step, values + at % pitch * outputs, count * sizeof(float));
+        else std::fill_n(step, count, 0.0f);
+      }
+      split_pairs(scratch + step_offset_, count, kDepth, share, to);
+    }
+  }
+
+  void split_pairs(const float* from, std::size_t stride, int depth, const Share& share, std::uint16_t* to) const {
+    if (plan_.outputs % kColumns == 0 || share.groups.size() == 1)
+      return unit_.split_pairs(from, stride, depth, share.groups.size() * share.outputs.size(), to, b_columns_);
+    for (int group = 0; group < share.groups.size(); ++group)
+      unit_.split_pairs(from + group * plan_.outputs, stride, depth, plan_.outputs, to + group * (plan_.padded / kColumns) * b_columns_, b_columns_);
+  }
+
+  // --- products and sums
+
+  void multiply(const Block& block, const Share& share, const std::vector<Piece>& pieces, bool is_first, float* sums, float* scratch) const {
+    SplitProduct product{};
+    product.rows = plan_.rows.is_stacked ? plan_.depth() : share.inputs.size();
+    product.columns = share.outputs.size();
+    product.a_stride = a_stride_;
+    product.a_part = a_part_;
+    product.offsets = plan_.rows.is_stacked ? offsets_.data() : nullptr;
+    product.b_columns = b_columns_;
+    product.c_stride = sum_stride();
+    product.overwrites = is_first;
+    const auto* a = reinterpret_cast<const std::uint16_t*>(scratch + source_offset_);
+    const auto* b = reinterpret_cast<const std::uint16_t*>(scratch + packed_offset_);
+    for (int group = share.groups.begin; group < share.groups.end; ++group) {
+      for (const Piece& piece : pieces) {
+        product.steps = step_count(block, piece.variant);
+        product.b = b + piece.variant * b_variant_;
+        product.a = a + piece.offset + std::ptrdiff_t(group - share.groups.begin) * plan_.inputs * a_stride_;
+        product.c = sum(sums, group, piece.row + share.inputs.begin) + share.outputs.begin;
+        unit_.multiply(product);
+      }
+      b += plan_.padded / kColumns * b_columns_;
+    }
+  }
+
+  /// Stores some rows and columns where the weights' layout wants them.
+  void store_strip(int group, int first_output, int first_row, float* sums, float* weights) const {
+    alignas(64) float strip[kStripRows * kStrip];
+    const int rows = std::min(kStripRows, plan_.depth() - first_row), count = std::min(kStrip, plan_.real_outputs - first_output);
+    const int inputs = plan_.real_inputs, merged = group % plan_.merged, taps_x = plan_.geometry.window.x.kernel;
+    for (int row = 0; row < rows; ++row) {
+      const int k = first_row + row;
+      const float* from = sum(sums, group / plan_.merged, k / inputs * plan_.inputs + merged * inputs + k % inputs) + merged * plan_.real_outputs + first_output;
+      std::copy_n(from, count, strip + row * kStrip);
+    }
+    float* to = plan_.layout.at(weights, group) + first_output * plan_.layout.output;
+    if (plan_.layout.input == 1 && plan_.layout.x == inputs && plan_.layout.y == std::ptrdiff_t(taps_x) * inputs)
+      return pack_rows(strip, 1, kStrip, count, rows, to + first_row, static_cast<int>(plan_.layout.output), 0);
+    for (int row = 0; row < rows; ++row) {
+      const int k = first_row + row, tap = k / inputs;
+      float* weight = to + tap / taps_x * plan_.layout.y + tap % taps_x * plan_.layout.x + k % inputs * plan_.layout.input;
+      for (int o = 0; o < count; ++o) weight[o * plan_.layout.output] = strip[row * kStrip + o];
+    }
+  }
+
+  const MatrixUnit& unit_;
+  WeightGradientPlan plan_;
+  int incoming_;  ///< the operand whose channels are the columns of the sums
+  std::size_t bias_pixels_ = 0;
+  int bias_channels_ = 0;
+  bool writes_in_place_ = false;
+  int line_rows_ = 1;  ///< rows of the left operand for a line under all taps
+  int batch_ = 1;  ///< lines that are copied at a time
+  std::size_t a_stride_ = 0, a_part_ = 0, b_columns_ = 0, b_variant_ = 0;
+  std::vector<std::vector<Piece>> pieces_;  ///< of each slab
+  std::vector<std::ptrdiff_t> offsets_;
+  std::size_t source_offset_ = 0, packed_offset_ = 0, line_offset_ = 0, step_offset_ = 0;  // of a thread
+  std::size_t threads_offset_ = 0, bias_offset_ = 0, sums_offset_ = 0;
+  ScratchLayout scratch_, thread_;
+};
+
+}  // namespace
+
+std::unique_ptr<Kernel> make_matrix_unit_weight_gradient(const ConvolutionGeometry& geometry, const WeightLayout& layout, int images,
+                                                         bool is_transposed) {
+  return std::make_unique<MatrixUnitWeightGradient>(geometry, layout, images, is_transposed);
+}
+
+}  // namespace mpsnn::cpu
