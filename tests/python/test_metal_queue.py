@@ -371,7 +371,7 @@ def test_weights_are_read_again_when_the_device_is_through_with_the_old_ones():
         source.set_values(weights=np.full((1, 1, 1, 1), 3, np.float32))
         reloading = threading.Thread(target=graph.reload_from_data_sources)
         reloading.start()
-        reloading.join(0.05)
+        reloading.join(0.5)
         assert reloading.is_alive()
         go_on()
         reloading.join()

@@ -21,62 +21,64 @@ const char* mpsnn_sim_trace(void);
 
 namespace {
 
-std::mutex mutex;
-std::condition_variable hold_ends;
-std::string next_failure, traced, shown;
-long commits = 0, made = 0;  // command buffers of the process, and since the trace began
-bool is_held_now = false;
+struct {
+  std::mutex mutex;
+  std::condition_variable hold_ends;
+  std::string next_failure, traced, shown;
+  long commits = 0, made = 0;  // command buffers of the process, and since the trace began
+  bool is_held = false;
+} control;
 
 }  // namespace
 
 void mpsnn_sim_fail_next_command_buffer(const char* sentence) {
-  std::lock_guard lock(mutex);
-  next_failure = sentence;
+  std::lock_guard lock(control.mutex);
+  control.next_failure = sentence;
 }
 
 void mpsnn_sim_hold(bool is_held) {
-  std::lock_guard lock(mutex);
-  is_held_now = is_held;
-  hold_ends.notify_all();
+  std::lock_guard lock(control.mutex);
+  control.is_held = is_held;
+  control.hold_ends.notify_all();
 }
 
 void mpsnn_sim_start_trace(void) {
-  std::lock_guard lock(mutex);
-  traced.clear();
-  made = 0;
+  std::lock_guard lock(control.mutex);
+  control.traced.clear();
+  control.made = 0;
 }
 
 const char* mpsnn_sim_trace(void) {
-  std::lock_guard lock(mutex);
-  shown = traced;
-  return shown.c_str();
+  std::lock_guard lock(control.mutex);
+  control.shown = control.traced;
+  return control.shown.c_str();
 }
 
 namespace sim {
 
 std::string take_failure() {
-  std::lock_guard lock(mutex);
-  ++commits;
-  std::string sentence = std::move(next_failure);
-  next_failure.clear();
+  std::lock_guard lock(control.mutex);
+  ++control.commits;
+  std::string sentence = std::move(control.next_failure);
+  control.next_failure.clear();
   const char* chosen = std::getenv("MPSNN_SIM_FAIL_COMMAND_BUFFER");
-  if (sentence.empty() && chosen && std::atol(chosen) == commits) sentence = "Simulated failure of command buffer " + std::to_string(commits) + ".";
+  if (sentence.empty() && chosen && std::atol(chosen) == control.commits) sentence = "Simulated failure of command buffer " + std::to_string(control.commits) + ".";
   return sentence;
 }
 
 void wait_while_held() {
-  std::unique_lock lock(mutex);
-  hold_ends.wait(lock, [] { return !is_held_now; });
+  std::unique_lock lock(control.mutex);
+  control.hold_ends.wait(lock, [] { return !control.is_held; });
 }
 
 long next_number() {
-  std::lock_guard lock(mutex);
-  return ++made;
+  std::lock_guard lock(control.mutex);
+  return ++control.made;
 }
 
 void trace(const char* what, long command_buffer) {
-  std::lock_guard lock(mutex);
-  traced += std::string(what) + " " + std::to_string(command_buffer) + "\n";
+  std::lock_guard lock(control.mutex);
+  control.traced += std::string(what) + " " + std::to_string(command_buffer) + "\n";
 }
 
 }  // namespace sim
