@@ -13,7 +13,7 @@ using namespace mpsnn::testing;
 
 extern "C" long mpsnn_sim_live_objects(void);
 extern "C" void mpsnn_sim_fail_next_command_buffer(const char* sentence);
-extern "C" void mpsnn_sim_hold(bool is_held);
+extern "C" void mpsnn_sim_let_run(long command_buffers);
 
 namespace {
 
@@ -58,7 +58,7 @@ TEST(steps_on_a_queue_run_in_order_and_one_ahead) {
   const NothingIsLeft nothing;
   Network one(device("metal")), two(device("metal"));
   {
-    mpsnn_sim_hold(true);
+    mpsnn_sim_let_run(0);
     const auto queue = std::make_shared<CommandQueue>(device("metal"));
     std::vector<CommandBufferPtr> buffers;
     std::vector<Batch> batches;
@@ -68,7 +68,7 @@ TEST(steps_on_a_queue_run_in_order_and_one_ahead) {
       one.training().encode(*buffers.back(), {batches.back().images}, {batches.back().labels});
       buffers.back()->commit();
     }
-    mpsnn_sim_hold(false);
+    mpsnn_sim_let_run(-1);
     for (const CommandBufferPtr& buffer : buffers) buffer->wait_until_completed();
   }
   for (int step = 0; step < 4; ++step) two.run(draw_batch(step));

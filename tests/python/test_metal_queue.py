@@ -25,13 +25,13 @@ def trace():
 
 @contextmanager
 def held_device():
-    """The device stands still until the yielded function is called; the trace begins."""
+    """The device stands still until the yielded function is called, which may say for how many command buffers; the trace begins."""
 
-    def go_on():
-        simulator().mpsnn_sim_hold(ctypes.c_bool(False))
+    def go_on(command_buffers=-1):
+        simulator().mpsnn_sim_let_run(ctypes.c_long(command_buffers))
 
     simulator().mpsnn_sim_start_trace()
-    simulator().mpsnn_sim_hold(ctypes.c_bool(True))
+    go_on(0)
     try:
         yield go_on
     finally:
@@ -364,17 +364,21 @@ def test_weights_are_read_again_when_the_device_is_through_with_the_old_ones():
     source = weights(1, 1, kernel=1)
     source.set_values(weights=np.full((1, 1, 1, 1), 2, np.float32))
     graph = mpsnn.MPSNNGraph("metal", mpsnn.MPSCNNConvolutionNode(mpsnn.MPSNNImageNode("image"), source).result_image)
-    queue, image = Queue(), numbers(1, 2, 2, 1)
+    queue, image, inside, reloaded = Queue(), numbers(1, 2, 2, 1), threading.Event(), threading.Event()
+
+    def reload(_):
+        inside.set()
+        graph.reload_from_data_sources()
+        reloaded.set()
+
     with held_device() as go_on:
-        results = [queue.add(graph, [image]) for _ in range(2)]
+        results = [queue.add(graph, [image], handler=reload), queue.add(graph, [image])]
         wait_for("commit 2")
         source.set_values(weights=np.full((1, 1, 1, 1), 3, np.float32))
-        reloading = threading.Thread(target=graph.reload_from_data_sources)
-        reloading.start()
-        reloading.join(0.5)
-        assert reloading.is_alive()
+        go_on(1)
+        assert inside.wait(20)  # the second step is on the device
+        assert not reloaded.wait(0.2)
         go_on()
-        reloading.join()
         queue.wait()
     for result in results:
         assert np.allclose(result.numpy(), 2 * image)

@@ -10,8 +10,9 @@ extern "C" {
 /// The next command buffer that is committed ends in an error with this text. So does the n-th of the process (from 1) when the
 /// environment variable MPSNN_SIM_FAIL_COMMAND_BUFFER says n.
 void mpsnn_sim_fail_next_command_buffer(const char* sentence);
-/// The device stands still before its next command buffer until it may go on. What is committed meanwhile waits.
-void mpsnn_sim_hold(bool is_held);
+/// The device runs so many command buffers and then stands still until it is told again; a negative number is no limit. What is
+/// committed meanwhile waits.
+void mpsnn_sim_let_run(long command_buffers);
 /// What has happened since the start, one line each: "encode 2", "commit 2", "complete 2" for the second command buffer made since; an
 /// encode is one of MPSNNGraph. The text lives until the next call.
 void mpsnn_sim_start_trace(void);
@@ -26,7 +27,7 @@ struct {
   std::condition_variable hold_ends;
   std::string next_failure, traced, shown;
   long commits = 0, made = 0;  // command buffers of the process, and since the trace began
-  bool is_held = false;
+  long may_run = -1;
 } control;
 
 }  // namespace
@@ -36,9 +37,9 @@ void mpsnn_sim_fail_next_command_buffer(const char* sentence) {
   control.next_failure = sentence;
 }
 
-void mpsnn_sim_hold(bool is_held) {
+void mpsnn_sim_let_run(long command_buffers) {
   std::lock_guard lock(control.mutex);
-  control.is_held = is_held;
+  control.may_run = command_buffers;
   control.hold_ends.notify_all();
 }
 
@@ -68,7 +69,8 @@ std::string take_failure() {
 
 void wait_while_held() {
   std::unique_lock lock(control.mutex);
-  control.hold_ends.wait(lock, [] { return !control.is_held; });
+  control.hold_ends.wait(lock, [] { return control.may_run != 0; });
+  if (control.may_run > 0) --control.may_run;
 }
 
 long next_number() {
