@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 #include <cmath>
 #include <cstdint>
+#include <memory>
 #include <numeric>
-#include <optional>
 #include <vector>
 
 #include "backends/cpu/correlation.hpp"
@@ -35,14 +35,15 @@ class BinaryConvolution final : public Kernel {
     std::vector<int> taps_y(y_.kernel), taps_x(x_.kernel);
     std::iota(taps_y.begin(), taps_y.end(), 0);
     std::iota(taps_x.begin(), taps_x.end(), 0);
-    correlation_.emplace(CorrelationShape{.window = geometry.window,
-                                          .images = source.images,
-                                          .source_channels = source.channels,
-                                          .result_channels = result.channels,
-                                          .edge_mode = geometry.edge_mode,
-                                          .result_height = result.height,
-                                          .result_width = result.width},
-                         CorrelationWeights{layout.offset, layout.group, layout.output, layout.y, layout.x, layout.input, taps_y, taps_x});
+    const CorrelationShape shape{.window = geometry.window,
+                                 .images = source.images,
+                                 .source_channels = source.channels,
+                                 .result_channels = result.channels,
+                                 .edge_mode = geometry.edge_mode,
+                                 .result_height = result.height,
+                                 .result_width = result.width};
+    const CorrelationWeights weights{layout.offset, layout.group, layout.output, layout.y, layout.x, layout.input, taps_y, taps_x};
+    correlation_ = std::move(make_correlations({{shape, weights}}).front());
   }
 
   std::size_t scratch_bytes() const override { return threads_offset() + thread_bytes() * max_thread_count(); }
@@ -212,7 +213,7 @@ class BinaryConvolution final : public Kernel {
   std::size_t window_words_;
   std::vector<std::uint64_t> bits_;
   std::vector<float> signs_;
-  std::optional<Correlation> correlation_;
+  std::unique_ptr<Correlation> correlation_;
   bool is_packed_ = false;
   std::uint64_t version_ = 0;
 };

@@ -14,61 +14,22 @@
 namespace mpsnn::cpu {
 namespace {
 
-Correlation forward_correlation(const ConvolutionGeometry& geometry, const WeightLayout& layout, int images,
-                                int sub_pixel_scale) {
-  const CorrelationShape shape{.window = geometry.window,
-                               .images = images,
-                               .source_channels = geometry.input_channels,
-                               .result_channels = geometry.output_channels,
-                               .groups = geometry.groups,
-                               .edge_mode = geometry.edge_mode,
-                               .result_height = geometry.window.y.output * sub_pixel_scale,
-                               .result_width = geometry.window.x.output * sub_pixel_scale,
-                               .sub_pixel_scale = sub_pixel_scale};
-  return {shape,
-          {layout.offset, layout.group, layout.output, layout.y, layout.x, layout.input, all_taps(geometry.window.y),
-           all_taps(geometry.window.x)}};
-}
-
-/// One correlation for each phase of the strides, over the incoming gradient.
-std::vector<Correlation> gradient_correlations(const ConvolutionGeometry& geometry, const WeightLayout& layout, int images) {
-  std::vector<Correlation> result;
-  for (const Phase& y : phases(geometry.window.y)) {
-    for (const Phase& x : phases(geometry.window.x)) {
-      const CorrelationShape shape{.window = {y.axis, x.axis},
-                                   .images = images,
-                                   .source_channels = geometry.output_channels,
-                                   .result_channels = geometry.input_channels,
-                                   .groups = geometry.groups,
-                                   .result_height = geometry.window.y.input,
-                                   .result_width = geometry.window.x.input,
-                                   .first_y = y.first,
-                                   .first_x = x.first,
-                                   .step_y = y.step,
-                                   .step_x = x.step};
-      result.emplace_back(shape, CorrelationWeights{layout.offset, layout.group, layout.input, layout.y, layout.x, layout.output,
-                                                    y.taps, x.taps});
-    }
-  }
-  return result;
-}
-
 /// Correlations that together compute one image: their tasks run in one loop.
 class CorrelationKernel final : public Kernel {
  public:
-  CorrelationKernel(std::vector<Correlation> correlations, const ConvolutionGeometry& geometry, int images, int result_channels,
+  CorrelationKernel(std::vector<CorrelationPart> parts, const ConvolutionGeometry& geometry, int images, int result_channels,
                     std::size_t result_pixels, const Epilogue& epilogue)
-      : correlations_(std::move(correlations)),
+      : correlations_(make_correlations(std::move(parts))),
         geometry_(geometry),
         neuron_(epilogue.neuron),
         has_neuron_(epilogue.has_neuron()),
         images_(images),
         result_channels_(result_channels),
         result_pixels_(result_pixels) {
-    for (const Correlation& correlation : correlations_) {
-      has_whole_pixels_ = has_whole_pixels_ && correlation.has_whole_pixels();
-      thread_floats_ = std::max(thread_floats_, round_up<std::size_t>(correlation.scratch_floats(), 16));
-      task_count_ += correlation.task_count();
+    for (const auto& correlation : correlations_) {
+      has_whole_pixels_ = has_whole_pixels_ && correlation->has_whole_pixels();
+      thread_floats_ = std::max(thread_floats_, round_up<std::size_t>(correlation->scratch_floats(), 16));
+      task_count_ += correlation->task_count();
     }
     threads_offset_ = 0;
   }
@@ -84,7 +45,7 @@ class CorrelationKernel final : public Kernel {
   std::size_t scratch_bytes() const override { return (threads_offset_ + thread_floats_ * max_thread_count()) * sizeof(float); }
 
   std::string algorithm() const override {
-    std::string text = correlations_.empty() ? "nothing" : correlations_[0].algorithm();
+    std::string text = correlations_.empty() ? "nothing" : correlations_[0]->algorithm();
     if (correlations_.size() > 1) text += ", " + std::to_string(correlations_.size()) + " phases";
     if (folds_) text += ", clamped edges folded";
     return text;
@@ -96,17 +57,17 @@ class CorrelationKernel final : public Kernel {
     if (!result) return;
     float* scratch = static_cast<float*>(call.scratch);
     const bool is_stale = version_.is_stale(call);
-    for (Correlation& correlation : correlations_) {
-      if (is_stale) correlation.pack(call.input<float>(1), folds_ ? nullptr : bias);
-      else correlation.keep_weights();
+    for (const auto& correlation : correlations_) {
+      if (is_stale) correlation->pack(call.input<float>(1), folds_ ? nullptr : bias);
+      else correlation->keep_weights();
     }
     float* target = folds_ ? scratch : result;
     const bool fuses = has_neuron_ && has_whole_pixels_ && !folds_;
     parallel_for(task_count_, [&](std::size_t task, int thread) {
       std::size_t index = 0;
-      while (task >= correlations_[index].task_count()) task -= correlations_[index++].task_count();
-      correlations_[index].run_task(task, source, target, fuses ? &neuron_ : nullptr,
-                                    scratch + threads_offset_ + thread * thread_floats_);
+      while (task >= correlations_[index]->task_count()) task -= correlations_[index++]->task_count();
+      correlations_[index]->run_task(task, source, target, fuses ? &neuron_ : nullptr,
+                                     scratch + threads_offset_ + thread * thread_floats_);
     });
     if (folds_)
       fold_repetitions(y_, x_, geometry_.window.y.input, geometry_.window.x.input, images_, result_channels_, bias, target,
@@ -119,7 +80,7 @@ class CorrelationKernel final : public Kernel {
   }
 
  private:
-  std::vector<Correlation> correlations_;
+  std::vector<std::unique_ptr<Correlation>> correlations_;
   ConvolutionGeometry geometry_;
   NNNeuronDescriptor neuron_;
   bool has_neuron_, has_whole_pixels_ = true, folds_ = false;
@@ -151,6 +112,43 @@ std::size_t pixels_of(int images, int height, int width) {
 
 }  // namespace
 
+CorrelationPart forward_correlation(const ConvolutionGeometry& geometry, const WeightLayout& layout, int images,
+                                    int sub_pixel_scale) {
+  const CorrelationShape shape{.window = geometry.window,
+                               .images = images,
+                               .source_channels = geometry.input_channels,
+                               .result_channels = geometry.output_channels,
+                               .groups = geometry.groups,
+                               .edge_mode = geometry.edge_mode,
+                               .result_height = geometry.window.y.output * sub_pixel_scale,
+                               .result_width = geometry.window.x.output * sub_pixel_scale,
+                               .sub_pixel_scale = sub_pixel_scale};
+  return {shape,
+          {layout.offset, layout.group, layout.output, layout.y, layout.x, layout.input, all_taps(geometry.window.y),
+           all_taps(geometry.window.x)}};
+}
+
+std::vector<CorrelationPart> gradient_correlations(const ConvolutionGeometry& geometry, const WeightLayout& layout, int images) {
+  std::vector<CorrelationPart> result;
+  for (const Phase& y : phases(geometry.window.y)) {
+    for (const Phase& x : phases(geometry.window.x)) {
+      const CorrelationShape shape{.window = {y.axis, x.axis},
+                                   .images = images,
+                                   .source_channels = geometry.output_channels,
+                                   .result_channels = geometry.input_channels,
+                                   .groups = geometry.groups,
+                                   .result_height = geometry.window.y.input,
+                                   .result_width = geometry.window.x.input,
+                                   .first_y = y.first,
+                                   .first_x = x.first,
+                                   .step_y = y.step,
+                                   .step_x = x.step};
+      result.push_back({shape, {layout.offset, layout.group, layout.input, layout.y, layout.x, layout.output, y.taps, x.taps}});
+    }
+  }
+  return result;
+}
+
 std::unique_ptr<Kernel> explain(std::unique_ptr<Kernel> kernel, const ConvolutionChoice& choice) {
   return std::make_unique<ExplainedKernel>(std::move(kernel), choice);
 }
@@ -164,9 +162,8 @@ std::unique_ptr<Kernel> make_forward(const ConvolutionGeometry& geometry, const 
   if (choice.algorithm == ConvolutionAlgorithm::winograd)
     return explain(make_winograd_forward(geometry, layout, images, epilogue, precision), choice);
   if (auto kernel = make_fully_connected_forward(geometry, layout, images, epilogue)) return explain(std::move(kernel), choice);
-  std::vector<Correlation> correlations;
-  correlations.push_back(forward_correlation(geometry, layout, images, epilogue.sub_pixel_scale));
-  return explain(std::make_unique<CorrelationKernel>(std::move(correlations), geometry, images, geometry.output_channels,
+  std::vector<CorrelationPart> parts{forward_correlation(geometry, layout, images, epilogue.sub_pixel_scale)};
+  return explain(std::make_unique<CorrelationKernel>(std::move(parts), geometry, images, geometry.output_channels,
                                                      pixels_of(images, geometry.window.y.output, geometry.window.x.output),
                                                      epilogue),
                  choice);

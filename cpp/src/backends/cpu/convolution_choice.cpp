@@ -8,6 +8,7 @@
 
 #include "backends/cpu/convolution_kernels.hpp"
 #include "backends/cpu/matrix_unit_plan.hpp"
+#include "backends/cpu/split_correlation.hpp"
 #include "backends/cpu/winograd.hpp"
 
 namespace mpsnn::cpu {
@@ -71,7 +72,7 @@ bool uses_matrix_unit(const ConvolutionProblem& p) {
   return isa().matrix_unit && p.pass == ConvolutionPass::weight_gradient && p.output_pixels() > 0 && p.taps() > 0 && matrix_unit_cycles(p) < 1.2 * sum_cycles(p);
 }
 
-double gemm_cycles(const ConvolutionProblem& p) {
+double vector_gemm_cycles(const ConvolutionProblem& p) {
   const Axis &y = p.geometry.window.y, &x = p.geometry.window.x;
   if (p.pass == ConvolutionPass::data_gradient) {
     // By phases each pixel meets kernel / stride taps along an axis, also those outside of the border, and copies what it meets twice.
@@ -80,6 +81,16 @@ double gemm_cycles(const ConvolutionProblem& p) {
   }
   if (p.pass == ConvolutionPass::weight_gradient) return uses_matrix_unit(p) ? matrix_unit_cycles(p) : sum_cycles(p);
   return sum_cycles(p) + packing_cycles(p);
+}
+
+/// The better one of the vector and the matrix unit.
+double gemm_cycles(const ConvolutionProblem& p) {
+  const double cycles = vector_gemm_cycles(p);
+  if (!isa().matrix_unit || p.pass == ConvolutionPass::weight_gradient) return cycles;
+  const bool is_forward = p.pass == ConvolutionPass::forward;
+  const std::vector<CorrelationPart> parts = is_forward ? std::vector{forward_correlation(p.geometry, {}, p.images, p.sub_pixel_scale)}
+                                                        : gradient_correlations(p.geometry, {}, p.images);
+  return can_split(parts) ? std::min(cycles, split_cycles(parts) + packing_cycles(p)) : cycles;
 }
 
 /// Each product is loaded, added to a loaded value and stored, four at a time. Windows across the border of two bands of lines (of

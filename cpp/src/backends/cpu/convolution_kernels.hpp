@@ -6,6 +6,7 @@
 #include "backends/backend.hpp"
 #include "backends/cpu/convolution_choice.hpp"
 #include "backends/cpu/convolution_geometry.hpp"
+#include "backends/cpu/correlation.hpp"
 #include "backends/cpu/gemm.hpp"
 
 /// The three kernels of the convolution family, for weights of any layout: a transposed convolution is the data gradient of the
@@ -26,7 +27,11 @@ std::unique_ptr<Kernel> make_forward(const ConvolutionGeometry& geometry, const 
 std::unique_ptr<Kernel> make_data_gradient(const ConvolutionGeometry& geometry, const WeightLayout& layout, int images,
                                            const Epilogue& epilogue, Precision precision);
 
-/// The same by another way (column_gradient.cpp).
+/// What they compute as implicit GEMMs: one correlation, or one for each phase of the strides over the incoming gradient.
+CorrelationPart forward_correlation(const ConvolutionGeometry& geometry, const WeightLayout& layout, int images, int sub_pixel_scale);
+std::vector<CorrelationPart> gradient_correlations(const ConvolutionGeometry& geometry, const WeightLayout& layout, int images);
+
+/// The data gradient by another way (column_gradient.cpp).
 std::unique_ptr<Kernel> make_column_gradient(const ConvolutionGeometry& geometry, const WeightLayout& layout, int images,
                                              const Epilogue& epilogue);
 

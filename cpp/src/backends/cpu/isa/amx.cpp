@@ -182,20 +182,26 @@ struct Block {
   }
 };
 
+inline float* row_of(const SplitProduct& product, int row) {
+  return product.c + (product.c_rows ? product.c_rows[row] : row * static_cast<std::ptrdiff_t>(product.c_stride));
+}
+
 void add_tile(const float* tile, const SplitProduct& product, int row, int column) {
   const int rows = product.rows - row < kRows ? product.rows - row : kRows;
   const __mmask16 lanes = first_lanes(product.columns - column);
   const __m512 start = product.start ? _mm512_maskz_loadu_ps(lanes, product.start + column) : _mm512_setzero_ps();
-  float* c = product.c + row * product.c_stride + column;
   const bool adds = !product.overwrites && !product.start;
-  for (int i = 0; i < rows; ++i, c += product.c_stride, tile += 16)
+  for (int i = row; i < row + rows; ++i, tile += 16) {
+    if (product.c_rows && product.c_rows[i] < 0) continue;
+    float* c = row_of(product, i) + column;
     _mm512_mask_storeu_ps(c, lanes, _mm512_add_ps(_mm512_load_ps(tile), adds ? _mm512_maskz_loadu_ps(lanes, c) : start));
+  }
 }
 
 template <int RowTiles, int ColumnTiles>
 void block(const SplitProduct& product, int row, int column) {
   Block<RowTiles, ColumnTiles>{product, product.a + row * product.a_stride, product.b + column / kColumns * product.b_columns}.run();
-  const bool is_whole = product.overwrites && !product.start && row + RowTiles * kRows <= product.rows && column + ColumnTiles * kColumns <= product.columns;
+  const bool is_whole = product.overwrites && !product.start && !product.c_rows && row + RowTiles * kRows <= product.rows && column + ColumnTiles * kColumns <= product.columns;
   if (is_whole) {
     float* c = product.c + row * product.c_stride + column;
     const std::size_t stride = product.c_stride * sizeof(float);

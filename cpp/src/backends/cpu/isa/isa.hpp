@@ -203,6 +203,7 @@ struct SplitProduct {
   std::size_t b_columns;              ///< elements from one tile of 16 columns to the next
   float* c;
   std::size_t c_stride;
+  const std::ptrdiff_t* c_rows;  ///< where in `c` each row lies, -1 for one that nobody needs; null for multiples of c_stride
   const float* start;  ///< the sum begins there (`columns` values); null for zero, or what c holds:
   bool overwrites;
 };
