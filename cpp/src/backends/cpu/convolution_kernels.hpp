@@ -60,6 +60,9 @@ std::unique_ptr<Kernel> make_fully_connected_forward(const ConvolutionGeometry& 
                                                      const Epilogue& epilogue);
 std::unique_ptr<Kernel> make_fully_connected_data_gradient(const ConvolutionGeometry& geometry, const WeightLayout& layout, int images,
                                                            const Epilogue& epilogue);
+/// On the matrix unit (split_fully_connected.cpp).
+std::unique_ptr<Kernel> make_split_fully_connected_forward(int inputs, int outputs, int images, const Epilogue& epilogue);
+std::unique_ptr<Kernel> make_split_fully_connected_data_gradient(int inputs, int outputs, int images, const Epilogue& epilogue);
 std::unique_ptr<Kernel> make_fully_connected_weight_gradient(const ConvolutionGeometry& geometry, const WeightLayout& layout, int images);
 
 // The same without channel multiplier and without clamped edges (depthwise_lines.cpp), the common case.

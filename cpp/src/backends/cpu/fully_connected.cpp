@@ -155,12 +155,16 @@ std::unique_ptr<Kernel> make_fully_connected_forward(const ConvolutionGeometry& 
                                                      const Epilogue& epilogue) {
   const int most = std::min(kMostImages, isa().lanes * (isa().piece_rows[3] > 0 ? 4 : isa().piece_rows[2] > 0 ? 3 : 2));
   if (epilogue.sub_pixel_scale > 1 || geometry.output_channels < kFewestOutputs || !is_fully_connected(geometry, layout, images, most)) return nullptr;
+  if (isa().matrix_unit && images > 2 * kFewImages)  // splitting each weight costs as much as its products with 30 images
+    return make_split_fully_connected_forward(geometry.input_channels, geometry.output_channels, images, epilogue);
   return std::make_unique<FullyConnectedForward>(geometry.input_channels, geometry.output_channels, images, epilogue);
 }
 
 std::unique_ptr<Kernel> make_fully_connected_data_gradient(const ConvolutionGeometry& geometry, const WeightLayout& layout, int images,
                                                            const Epilogue& epilogue) {
-  if (!is_fully_connected(geometry, layout, images, kFewImages)) return nullptr;
+  const bool splits = isa().matrix_unit && images > kFewImages && geometry.output_channels >= kFewestOutputs;
+  if (!is_fully_connected(geometry, layout, images, splits ? kMostImages : kFewImages)) return nullptr;
+  if (splits) return make_split_fully_connected_data_gradient(geometry.input_channels, geometry.output_channels, images, epilogue);
   return std::make_unique<FullyConnectedDataGradient>(geometry.input_channels, geometry.output_channels, images, epilogue);
 }
 
