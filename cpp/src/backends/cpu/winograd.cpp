@@ -54,6 +54,32 @@ void Tiles::spread(const WinogradTransforms& transforms, const float* incoming, 
   }
 }
 
+void Tiles::place_inputs(const float* image, int image_channels, std::size_t first, int tiles, SplitTransform& transform) const {
+  const std::ptrdiff_t pixel = image_channels, line = pixel * x_.input;
+  transform.line = line * y_.dilation;
+  transform.pixel = pixel * x_.dilation;
+  for (int t = 0; t < split::kDepth; ++t) {
+    transform.tiles[t] = {image, {}};
+    if (t >= tiles) continue;
+    const Place place = place_of(first + t);
+    transform.tiles[t] = {image + (std::ptrdiff_t(place.image) * y_.input + place.y->origin) * line + place.x->origin * pixel,
+                          {place.y->inside.begin, place.y->inside.end, place.x->inside.begin, place.x->inside.end}};
+  }
+}
+
+void Tiles::place_results(const float* incoming, int image_channels, std::size_t first, int tiles, SplitTransform& transform) const {
+  const std::ptrdiff_t pixel = image_channels, line = pixel * x_.output;
+  transform.line = line * y_.dilation;
+  transform.pixel = pixel * x_.dilation;
+  for (int t = 0; t < split::kDepth; ++t) {
+    transform.tiles[t] = {incoming, {}};
+    if (t >= tiles) continue;
+    const Place place = place_of(first + t);
+    transform.tiles[t] = {incoming + (std::ptrdiff_t(place.image) * y_.output + place.y->first) * line + place.x->first * pixel,
+                          {0, place.y->count, 0, place.x->count}};
+  }
+}
+
 void Tiles::transform_outputs(const WinogradTransforms& transforms, const float* m, std::size_t tile_step, std::size_t step,
                               const float* bias, int channels, std::size_t first, int tiles, float* result,
                               int result_channels) const {
@@ -127,6 +153,25 @@ void multiply_panel_transposed(const Isa& isa, const PanelProduct& panel) {
     product.c = panel.c + row * panel.c_stride;
     isa.sum_tiles[vectors - 1][count - 1](product);
   }
+}
+
+void gather_filter(const WinogradTransforms& transforms, const float* u, std::size_t step, int inputs, float* w, const WeightLayout& layout,
+                   float* filter) {
+  const int taps = transforms.taps, padded = round_up(inputs, isa().lanes);
+  // Stores wait for their lines one after another: fetched ahead, all of them arrive together.
+  if (layout.input == 1)
+    for (int tap = 0; tap < taps * taps; ++tap)
+      prefetch_for_writing(filter + layout.output + tap / taps * layout.y + tap % taps * layout.x, inputs);
+  transforms.gather(u, step, padded, w, padded);
+  for (int y = 0; y < taps; ++y)
+    for (int x = 0; x < taps; ++x, w += padded) {
+      float* to = filter + y * layout.y + x * layout.x;
+      if (layout.input == 1) {
+        std::copy_n(w, inputs, to);
+      } else {
+        for (int i = 0; i < inputs; ++i) to[i * layout.input] = w[i];
+      }
+    }
 }
 
 }  // namespace mpsnn::cpu

@@ -40,6 +40,9 @@ class Tiles {
   /// The same for the tiles of the incoming gradient.
   void spread(const WinogradTransforms& transforms, const float* incoming, int image_channels, int channels, std::size_t first,
               int tiles, float* z, std::size_t tile_step, std::size_t step, std::size_t panel_step) const;
+  /// The same two for a step of a split product, at most split::kDepth tiles.
+  void place_inputs(const float* image, int image_channels, std::size_t first, int tiles, SplitTransform& transform) const;
+  void place_results(const float* incoming, int image_channels, std::size_t first, int tiles, SplitTransform& transform) const;
   /// Stores the result's pixels of those tiles.
   void transform_outputs(const WinogradTransforms& transforms, const float* m, std::size_t tile_step, std::size_t step,
                          const float* bias, int channels, std::size_t first, int tiles, float* result, int result_channels) const;
@@ -103,11 +106,19 @@ void multiply_panel(const Isa& isa, const PanelProduct& panel);
 /// ... a[k * a_stride + i].
 void multiply_panel_transposed(const Isa& isa, const PanelProduct& panel);
 
+/// The filter of one output channel of a weight gradient, from its sums at the positions, `step` floats apart; whole vectors of them.
+/// `w` holds taps * taps * as many floats.
+void gather_filter(const WinogradTransforms& transforms, const float* u, std::size_t step, int inputs, float* w, const WeightLayout& layout,
+                   float* filter);
+
 std::unique_ptr<Kernel> make_winograd_forward(const ConvolutionGeometry& geometry, const WeightLayout& layout, int images,
                                               const Epilogue& epilogue, Precision precision);
 std::unique_ptr<Kernel> make_winograd_data_gradient(const ConvolutionGeometry& geometry, const WeightLayout& layout, int images,
                                                     const Epilogue& epilogue, Precision precision);
 std::unique_ptr<Kernel> make_winograd_weight_gradient(const ConvolutionGeometry& geometry, const WeightLayout& layout, int images,
                                                       bool is_transposed, Precision precision);
+/// The same with the matrix unit.
+std::unique_ptr<Kernel> make_split_winograd_weight_gradient(const WinogradTransforms& transforms, const ConvolutionGeometry& geometry,
+                                                            const WeightLayout& layout, int images, bool is_transposed);
 
 }  // namespace mpsnn::cpu

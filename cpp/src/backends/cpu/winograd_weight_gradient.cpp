@@ -167,23 +167,9 @@ class WinogradWeightGradient final : public Kernel {
 
   /// The filter of one output channel, from its sums.
   void store(const Block& block, int output, const float* u, std::size_t step, float* w, float* weights) const {
-    const int taps = transforms_.taps, inputs = input_count(block), padded = round_up(inputs, isa_.lanes);
-    float* filter = layout_.at(weights, block.group) + std::ptrdiff_t(block.outputs.begin + output) * layout_.output +
-                    first_input(block) * layout_.input;
-    // Stores wait for their lines one after another: fetched ahead, all of them arrive together.
-    if (layout_.input == 1)
-      for (int tap = 0; tap < taps * taps; ++tap)
-        prefetch_for_writing(filter + layout_.output + tap / taps * layout_.y + tap % taps * layout_.x, inputs);
-    transforms_.gather(u, step, padded, w, padded);
-    for (int y = 0; y < taps; ++y)
-      for (int x = 0; x < taps; ++x, w += padded) {
-        float* to = filter + y * layout_.y + x * layout_.x;
-        if (layout_.input == 1) {
-          std::copy_n(w, inputs, to);
-        } else {
-          for (int i = 0; i < inputs; ++i) to[i * layout_.input] = w[i];
-        }
-      }
+    gather_filter(transforms_, u, step, input_count(block), w, layout_,
+                  layout_.at(weights, block.group) + std::ptrdiff_t(block.outputs.begin + output) * layout_.output +
+                      first_input(block) * layout_.input);
   }
 
   const Isa& isa_;
@@ -206,8 +192,10 @@ class WinogradWeightGradient final : public Kernel {
 
 std::unique_ptr<Kernel> make_winograd_weight_gradient(const ConvolutionGeometry& geometry, const WeightLayout& layout, int images,
                                                       bool is_transposed, Precision precision) {
-  return std::make_unique<WinogradWeightGradient>(*winograd_transforms(geometry.window.y.kernel, precision), geometry, layout,
-                                                  images, is_transposed);
+  const WinogradTransforms& transforms = *winograd_transforms(geometry.window.y.kernel, precision);
+  if (isa().matrix_unit && precision == Precision::fast)
+    return make_split_winograd_weight_gradient(transforms, geometry, layout, images, is_transposed);
+  return std::make_unique<WinogradWeightGradient>(transforms, geometry, layout, images, is_transposed);
 }
 
 }  // namespace mpsnn::cpu

@@ -1,43 +1,17 @@
 // SPDX-License-Identifier: Apache-2.0
 // Intel's AMX: eight tiles of 16 rows of 64 bytes, and products of bfloat16 tiles, 512 multiply-adds a cycle. Six of them for each product of
 // float32 numbers are 85 a cycle, where the vector units of AVX-512 do 32.
-#if !defined(__clang__)
-#pragma GCC diagnostic ignored "-Wmaybe-uninitialized"  // in GCC's own header, of operands that it leaves undefined on purpose
-#endif
-#include <immintrin.h>
 #include <cpuid.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 
 #include "backends/cpu/isa/isa.hpp"
+#include "backends/cpu/isa/split.inl"
 
 namespace mpsnn::cpu {
 namespace {
 
 using namespace split;
-
-inline __m512i high_half() { return _mm512_set1_epi32(static_cast<int>(0xffff0000u)); }
-
-/// The nearest bfloat16 number, as a float.
-inline __m512 rounded(__m512 x) {
-  return _mm512_castsi512_ps(_mm512_and_si512(_mm512_add_epi32(_mm512_castps_si512(x), _mm512_set1_epi32(0x8000)), high_half()));
-}
-
-/// The parts of sixteen numbers, each a bfloat16 number in a float's upper half; below the last one are bits that do not count.
-struct Parts {
-  __m512i part[kParts];
-  explicit Parts(__m512 x) {
-    const __m512 first = rounded(x), rest = _mm512_sub_ps(x, first), second = rounded(rest);
-    part[0] = _mm512_castps_si512(first);
-    part[1] = _mm512_castps_si512(second);
-    part[2] = _mm512_castps_si512(_mm512_sub_ps(rest, second));
-  }
-};
-
-/// `low` and `high` by turns.
-inline __m512i pairs(__m512i low, __m512i high) { return _mm512_mask_mov_epi16(_mm512_srli_epi32(low, 16), 0xaaaaaaaa, high); }
-
-inline __mmask16 first_lanes(std::size_t count) { return count >= 16 ? 0xffff : static_cast<__mmask16>((1u << count) - 1); }
 
 void split_rows(const float* x, std::size_t x_stride, std::size_t rows, std::size_t count, std::uint16_t* to, std::size_t to_stride,
                 std::size_t part) {
@@ -68,33 +42,6 @@ void split_pairs(const float* x, std::size_t x_stride, std::size_t depth, std::s
       std::uint16_t* row = to + k / kDepth * (kParts * kTile) + k % kDepth / 2 * (2 * kColumns);
       for (int p = 0; p < kParts; ++p) _mm512_storeu_si512(row + p * kTile, pairs(a.part[p], b.part[p]));
     }
-  }
-}
-
-/// Sixteen vectors of sixteen numbers, rows become columns.
-inline void transpose(__m512 (&v)[16]) {
-  __m512 t[16];
-  for (int i = 0; i < 16; i += 2) {
-    t[i] = _mm512_unpacklo_ps(v[i], v[i + 1]);
-    t[i + 1] = _mm512_unpackhi_ps(v[i], v[i + 1]);
-  }
-  for (int i = 0; i < 16; i += 4) {
-    v[i] = _mm512_castpd_ps(_mm512_unpacklo_pd(_mm512_castps_pd(t[i]), _mm512_castps_pd(t[i + 2])));
-    v[i + 1] = _mm512_castpd_ps(_mm512_unpackhi_pd(_mm512_castps_pd(t[i]), _mm512_castps_pd(t[i + 2])));
-    v[i + 2] = _mm512_castpd_ps(_mm512_unpacklo_pd(_mm512_castps_pd(t[i + 1]), _mm512_castps_pd(t[i + 3])));
-    v[i + 3] = _mm512_castpd_ps(_mm512_unpackhi_pd(_mm512_castps_pd(t[i + 1]), _mm512_castps_pd(t[i + 3])));
-  }
-  for (int i = 0; i < 4; ++i) {
-    t[i] = _mm512_shuffle_f32x4(v[i], v[i + 4], 0x88);
-    t[i + 4] = _mm512_shuffle_f32x4(v[i], v[i + 4], 0xdd);
-    t[i + 8] = _mm512_shuffle_f32x4(v[i + 8], v[i + 12], 0x88);
-    t[i + 12] = _mm512_shuffle_f32x4(v[i + 8], v[i + 12], 0xdd);
-  }
-  for (int i = 0; i < 4; ++i) {
-    v[i] = _mm512_shuffle_f32x4(t[i], t[i + 8], 0x88);
-    v[i + 8] = _mm512_shuffle_f32x4(t[i], t[i + 8], 0xdd);
-    v[i + 4] = _mm512_shuffle_f32x4(t[i + 4], t[i + 12], 0x88);
-    v[i + 12] = _mm512_shuffle_f32x4(t[i + 4], t[i + 12], 0xdd);
   }
 }
 
@@ -156,11 +103,20 @@ struct Block {
     if constexpr (RowTiles > 1) _tile_dpbf16ps(2, 5, 6);
     if constexpr (RowTiles > 1 && ColumnTiles > 1) _tile_dpbf16ps(3, 5, 7);
   }
-  inline __attribute__((always_inline)) void run() const {
+  inline __attribute__((always_inline)) void clear() const {
     _tile_zero(0);
     _tile_zero(1);
     _tile_zero(2);
     _tile_zero(3);
+  }
+  inline __attribute__((always_inline)) void load_c(const float* c) const {
+    const std::size_t stride = product.c_stride * sizeof(float);
+    _tile_loadd(0, c, stride);
+    if constexpr (ColumnTiles > 1) _tile_loadd(1, c + kColumns, stride);
+    if constexpr (RowTiles > 1) _tile_loadd(2, c + kRows * product.c_stride, stride);
+    if constexpr (RowTiles > 1 && ColumnTiles > 1) _tile_loadd(3, c + kRows * product.c_stride + kColumns, stride);
+  }
+  inline __attribute__((always_inline)) void run() const {
     for (std::size_t step = 0; step < product.steps; ++step) {
       load_a(step, 2);
       load_b(step, 0);
@@ -200,10 +156,12 @@ void add_tile(const float* tile, const SplitProduct& product, int row, int colum
 
 template <int RowTiles, int ColumnTiles>
 void block(const SplitProduct& product, int row, int column) {
-  Block<RowTiles, ColumnTiles>{product, product.a + row * product.a_stride, product.b + column / kColumns * product.b_columns}.run();
-  const bool is_whole = product.overwrites && !product.start && !product.c_rows && row + RowTiles * kRows <= product.rows && column + ColumnTiles * kColumns <= product.columns;
+  const Block<RowTiles, ColumnTiles> block{product, product.a + row * product.a_stride, product.b + column / kColumns * product.b_columns};
+  const bool is_whole = !product.start && !product.c_rows && (product.overwrites || product.chains) && row + RowTiles * kRows <= product.rows && column + ColumnTiles * kColumns <= product.columns;
   if (is_whole) {
     float* c = product.c + row * product.c_stride + column;
+    product.chains ? block.load_c(c) : block.clear();
+    block.run();
     const std::size_t stride = product.c_stride * sizeof(float);
     _tile_stored(0, c, stride);
     if constexpr (ColumnTiles > 1) _tile_stored(1, c + kColumns, stride);
@@ -211,6 +169,8 @@ void block(const SplitProduct& product, int row, int column) {
     if constexpr (RowTiles > 1 && ColumnTiles > 1) _tile_stored(3, c + kRows * product.c_stride + kColumns, stride);
     return;
   }
+  block.clear();
+  block.run();
   alignas(64) float tiles[4][kRows * kColumns];
   _tile_stored(0, tiles[0], 64);
   if constexpr (ColumnTiles > 1) _tile_stored(1, tiles[1], 64);
@@ -233,7 +193,7 @@ void multiply(const SplitProduct& product) {
 
 }  // namespace
 
-const MatrixUnit kAmx = {open, close, split_rows, split_columns, split_pairs, multiply};
+const MatrixUnit kAmx = {open, close, split_rows, split_columns, split_pairs, multiply, &kSplitFour, &kSplitFiveTaps};
 
 bool may_use_amx() {
   unsigned a = 0, b = 0, c = 0, d = 0;

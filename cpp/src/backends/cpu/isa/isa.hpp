@@ -206,6 +206,30 @@ struct SplitProduct {
   const std::ptrdiff_t* c_rows;  ///< where in `c` each row lies, -1 for one that nobody needs; null for multiples of c_stride
   const float* start;  ///< the sum begins there (`columns` values); null for zero, or what c holds:
   bool overwrites;
+  /// In whole tiles the sum begins with what c holds instead of being added to it: a rounding more for each of the six products of a
+  /// step, still a third of a multiply-add's, but an eighth of the time less where sums are short.
+  bool chains = false;
+};
+
+/// Transforms of kDepth tiles of an image as an operand of a SplitProduct over the tiles, for the positions in some of a tile's rows.
+/// Tiles t and t + 16 are neighbours in a step of either operand; what fills up the last 16 channels is zero.
+struct SplitTransform {
+  struct Tile {
+    const float* source;  ///< of pixel (0, 0), which may lie outside
+    WinogradInside inside;  ///< all zeros for a tile that does not exist
+  } tiles[split::kDepth];
+  std::ptrdiff_t line, pixel;
+  int channels;
+  std::uint16_t* to;
+  std::size_t step;  ///< elements from one position to the next
+  /// Left operand: elements between the parts, each with rows of kDepth; right operand: from one tile of 16 channels to the next.
+  std::size_t part;
+};
+struct SplitTransforms {
+  static constexpr int kMaxGroups = 2;
+  /// By [groups - 1][group], which hold as many rows of positions each: B^T d B as a right operand, and A e A^T as a left one.
+  void (*input[kMaxGroups][kMaxGroups])(const SplitTransform&);
+  void (*spread[kMaxGroups][kMaxGroups])(const SplitTransform&);
 };
 
 struct MatrixUnit {
@@ -222,6 +246,7 @@ struct MatrixUnit {
   /// behind one another, and `to_columns` elements from one tile of columns to the next. What is missing of the last tiles is zero.
   void (*split_pairs)(const float* x, std::size_t x_stride, std::size_t depth, std::size_t columns, std::uint16_t* to, std::size_t to_columns);
   void (*multiply)(const SplitProduct& product);
+  const SplitTransforms *winograd_four, *winograd_five_taps;  ///< F(4 x 4, 3 x 3), F(2 x 2, 5 x 5)
 };
 
 /// What one instruction set provides. Everything else in the engine is plain C++.
@@ -303,6 +328,7 @@ extern const Isa kGenericIsa;
 extern const Isa kAvx2Isa, kAvx512Isa;
 #if MPSNN_AMX
 extern const MatrixUnit kAmx;
+extern const SplitTransforms kSplitFour, kSplitFiveTaps;
 /// True when this machine has the unit and the system lets this process use it, which it asks for.
 bool may_use_amx();
 #endif
