@@ -106,6 +106,8 @@ def relative_errors(layer, precision):
 @example(layer=((3, 21, 20, 32), 48, 5, 1, 1, PADDINGS[2]))
 @example(layer=((1, 3, 3, 16), 16, 3, 1, 1, PADDINGS[0]))
 @example(layer=((5, 40, 41, 16), 16, 3, 1, 1, PADDINGS[0]))
+@example(layer=((2, 23, 41, 40), 48, 3, 1, 1, PADDINGS[0]))
+@example(layer=((2, 9, 14, 149), 170, 3, 1, 1, PADDINGS[0]))
 def test_winograd_stays_below_its_bound(monkeypatch, layer, precision):
     monkeypatch.setenv("MPSNN_CONV", "winograd")
     (images, *_, channels), outputs, kernel, _, groups, _ = layer
@@ -128,8 +130,9 @@ def test_an_algorithm_that_cannot_do_a_layer_leaves_it_to_another(forced):
         assert "MPSNN_CONV" in forward
 
 
-def test_the_bits_do_not_depend_on_the_number_of_threads(forced):
-    layer = ((5, 40, 41, 16), 24, 3, 1, 1, PADDINGS[1])
+@pytest.mark.parametrize(("channels", "outputs"), [(16, 24), (40, 48)])
+def test_the_bits_do_not_depend_on_the_number_of_threads(forced, channels, outputs):
+    layer = ((5, 40, 41, channels), outputs, 3, 1, 1, PADDINGS[1])
     inputs, threads, results = inputs_of(layer), mpsnn.num_threads(), []
     try:
         for count in (1, 2, 3, 8):

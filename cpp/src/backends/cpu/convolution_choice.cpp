@@ -115,19 +115,23 @@ double tile_count(const ConvolutionProblem& p, const WinogradTransforms& transfo
   return double(y.tiles.size()) * x.tiles.size() * std::max(0, p.images);
 }
 
-/// A weight gradient on the matrix unit: 36 positions of a pair of channels take 0.8 cycles, in steps of 32 tiles, and a vector of a
-/// tile's channels 700 to transform, split, store and load; each of them for every 96 channels of the other image.
+/// A weight gradient on the matrix unit: 36 positions of a pair of channels take 0.7 cycles, in steps of 32 tiles. A vector of a tile's
+/// channels takes 700 in the source image and 500 or 300 in the other one to be transformed, split, stored and loaded, as often as the
+/// other image's channels are cut into ranges.
 double split_winograd_cycles(const ConvolutionProblem& p, const WinogradTransforms& transforms) {
-  const double inputs = p.group_inputs(), outputs = p.group_outputs(), tiles = round_up(static_cast<std::size_t>(tile_count(p, transforms)), std::size_t(split::kDepth));
-  const double images = vectors(p.group_inputs()) * std::ceil(outputs / 96) + vectors(p.group_outputs()) * std::ceil(inputs / 96);
-  return p.geometry.groups * tiles * (0.8 * inputs * outputs + 700 * images);
+  constexpr double kRangeInputs = 128, kRangeOutputs = 80;
+  const double inputs = p.group_inputs(), outputs = p.group_outputs();
+  const double tiles = round_up(static_cast<std::size_t>(tile_count(p, transforms)), std::size_t(split::kDepth));
+  const double sources = vectors(p.group_inputs()) * std::ceil(outputs / kRangeOutputs) * 700;
+  const double results = vectors(p.group_outputs()) * std::ceil(inputs / kRangeInputs) * (transforms.outputs == 4 ? 500 : 300);
+  return p.geometry.groups * tiles * (0.7 * inputs * outputs + sources + results);
 }
 
 /// Storing the 36 positions of a vector into the second-level cache sets the pace of a transform: 250 cycles with 16 lanes, 130
 /// with 8. Weights are read from farther away and transposed: 27 cycles for a pair of channels.
 double winograd_cycles(const ConvolutionProblem& p) {
   const WinogradTransforms& transforms = *winograd_transforms(p.geometry.window.y.kernel, p.precision);
-  if (p.pass == ConvolutionPass::weight_gradient && isa().matrix_unit) return split_winograd_cycles(p, transforms);
+  if (p.pass == ConvolutionPass::weight_gradient && splits_winograd_weight_gradient(p.geometry)) return split_winograd_cycles(p, transforms);
   const double tiles = tile_count(p, transforms), positions = transforms.positions(), transform = 0.45 * isa().lanes * positions;
   const int sources = p.pass == ConvolutionPass::data_gradient ? p.group_outputs() : p.group_inputs();
   const int results = p.pass == ConvolutionPass::data_gradient ? p.group_inputs() : p.group_outputs();

@@ -117,7 +117,9 @@ std::unique_ptr<Kernel> make_winograd_data_gradient(const ConvolutionGeometry& g
                                                     const Epilogue& epilogue, Precision precision);
 std::unique_ptr<Kernel> make_winograd_weight_gradient(const ConvolutionGeometry& geometry, const WeightLayout& layout, int images,
                                                       bool is_transposed, Precision precision);
-/// The same with the matrix unit.
+/// True where it uses the matrix unit: with fewer channels, splitting numbers takes longer than the products that it makes faster.
+bool splits_winograd_weight_gradient(const ConvolutionGeometry& geometry);
+/// That one.
 std::unique_ptr<Kernel> make_split_winograd_weight_gradient(const WinogradTransforms& transforms, const ConvolutionGeometry& geometry,
                                                             const WeightLayout& layout, int images, bool is_transposed);
 

@@ -32,10 +32,9 @@ class SplitWinogradWeightGradient final : public Kernel {
     input_tiles_ = ceil_divide(inputs_, kChannelTile);
     output_tiles_ = ceil_divide(outputs_, kChannelTile);
     choose_ranges();
-    const std::size_t ranges = this->ranges();
-    const std::size_t blocks = this->blocks(), tasks = ranges * row_groups_;
-    parts_ = std::clamp<std::size_t>(blocks / kPartBlocks, std::max<std::size_t>(1, kFewTasks / tasks), std::max<std::size_t>(1, kGradientTasks / tasks));
-    parts_ = std::clamp<std::size_t>(parts_, 1, std::max<std::size_t>(1, blocks));
+    const std::size_t ranges = this->ranges(), tasks = ranges * row_groups_;
+    parts_ = std::clamp<std::size_t>(blocks() / kPartBlocks, std::max<std::size_t>(1, kFewTasks / tasks), std::max<std::size_t>(1, kGradientTasks / tasks));
+    parts_ = std::clamp<std::size_t>(parts_, 1, std::max<std::size_t>(1, blocks()));
     shares_sums_ = parts_ > 1 || ranges < kFewRanges;
     z_part_ = std::size_t(range_outputs_) * split::kDepth;
     z_step_ = split::kParts * z_part_ + kPadding;
@@ -55,8 +54,9 @@ class SplitWinogradWeightGradient final : public Kernel {
 
   std::string algorithm() const override {
     const std::string m = std::to_string(transforms_.outputs), r = std::to_string(transforms_.taps);
-    std::string text = "winograd F(" + m + "x" + m + ", " + r + "x" + r + ") " + isa_.name + ", 3 x bfloat16, blocks of " +
-                       std::to_string(split::kDepth) + " tiles x " + std::to_string(range_inputs_) + " x " + std::to_string(range_outputs_) + (row_groups_>1?", in two groups":"");
+    std::string text = "winograd F(" + m + "x" + m + ", " + r + "x" + r + ") " + isa_.name + ", 3 x bfloat16, " +
+                       std::to_string(range_inputs_) + " x " + std::to_string(range_outputs_) + " channels";
+    if (row_groups_ > 1) text += ", positions in " + std::to_string(row_groups_) + " groups";
     return parts_ > 1 ? text + ", sum in " + std::to_string(parts_) + " parts" : text;
   }
 

@@ -190,10 +190,15 @@ class WinogradWeightGradient final : public Kernel {
 
 }  // namespace
 
+bool splits_winograd_weight_gradient(const ConvolutionGeometry& geometry) {
+  constexpr int kChannels = 32;
+  return isa().matrix_unit && std::min(geometry.input_channels, geometry.output_channels) / geometry.groups >= kChannels;
+}
+
 std::unique_ptr<Kernel> make_winograd_weight_gradient(const ConvolutionGeometry& geometry, const WeightLayout& layout, int images,
                                                       bool is_transposed, Precision precision) {
   const WinogradTransforms& transforms = *winograd_transforms(geometry.window.y.kernel, precision);
-  if (isa().matrix_unit && precision == Precision::fast)
+  if (splits_winograd_weight_gradient(geometry) && precision == Precision::fast)
     return make_split_winograd_weight_gradient(transforms, geometry, layout, images, is_transposed);
   return std::make_unique<WinogradWeightGradient>(transforms, geometry, layout, images, is_transposed);
 }
