@@ -13,16 +13,16 @@ using namespace split;
 /// Pixels of a block that make loading and storing the sums cheap, and elements of a slab and the right operand that stay in the
 /// second-level cache; sums that stay there beside them.
 constexpr int kBlockPixels = 512;
-constexpr double kBlockElements = 192 << 10, kNearSums = 192 << 10;
+constexpr double kBlockElements = 192 << 10, kNearSums = 96 << 10;
 /// Tasks wanted, unless they would have less than some 30 microseconds of work, and the most floats of private sums.
 constexpr int kMostTasks = 32;
 constexpr double kTaskCycles = 1e5, kPartFloats = 4 << 20;
 /// Cycles of one element: copied, split and transposed; split in pairs; added to its sum, which is near or far away; added to another
 /// part; stored in another order.
-constexpr double kTransposed = 0.85, kPaired = 0.55, kNear = 0.12, kFar = 0.4, kPart = 1.0, kReordered = 1.0;
+constexpr double kTransposed = 1.15, kPaired = 0.75, kNear = 0.25, kFar = 1.0, kPart = 1.0, kReordered = 1.0;
 /// Six products of 16 cycles for 16 rows, 16 columns and 32 pixels; a row of tiles alone waits for its sums, others for rows that
 /// lie across cache lines.
-constexpr double kTileCycles = 6 * 16 * 1.25, kLoneTile = 1.5, kUnaligned = 1.8;
+constexpr double kTileCycles = 6 * 16 * 1.6, kLoneTile = 1.2, kUnaligned = 1.8;
 
 }  // namespace
 
@@ -78,10 +78,12 @@ void WeightGradientPlan::merge_groups() {
 
 void WeightGradientPlan::choose_rows() {
   const Axis &y = geometry.window.y, &x = geometry.window.x;
-  chunk = x.output <= 2 * kBlockPixels ? x.output : round_up(ceil_divide(x.output, ceil_divide(x.output, kBlockPixels)), kDepth);
+  const int pixels = std::clamp(static_cast<int>(kBlockElements / (inputs + outputs)), kBlockPixels / 2, kBlockPixels);
+  chunk = x.output <= 2 * kBlockPixels ? x.output : round_up(ceil_divide(x.output, ceil_divide(x.output, pixels)), kDepth);
   constexpr struct {
     bool is_stacked, is_aligned, shares_lines, shares_columns;
-  } kWays[] = {{false, true, true, true}, {false, true, true, false}, {false, true, false, false}, {false, false, true, true}, {true, true, true, true}};
+  } kWays[] = {{false, true, true, true}, {false, true, true, false}, {false, true, false, false},
+               {false, false, true, true}, {true, true, true, true}};
   double least = 0;
   for (const auto& way : kWays) {
     if (way.is_stacked && (taps() == 1 || geometry.groups > 1 || y.dilation > 1 || x.dilation > 1)) continue;
@@ -93,7 +95,7 @@ void WeightGradientPlan::choose_rows() {
   pitch = pitch_of(rows);
   shifts = shifts_of(rows);
   const bool has_gaps = x.output > chunk && (images > 1 || y.output > 1);
-  is_direct = taps() == 1 && !has_gaps && y.is_inside() && x.is_inside();
+  is_direct = !rows.is_stacked && rows.y.most_shift == 0 && rows.x.most_shift == 0 && !has_gaps && y.is_inside() && x.is_inside();
 }
 
 int WeightGradientPlan::pitch_of(const Rows& r) const { return r.is_stacked ? round_up(chunk, kDepth) : chunk + r.x.most_shift; }
@@ -122,7 +124,8 @@ double WeightGradientPlan::product_cycles(const Rows& r) const {
 double WeightGradientPlan::split_cycles(const Rows& r) const {
   const double width = pitch_of(r), most = r.y.most_shift;
   const double more_lines = r.is_stacked ? 1 : 1 + most / std::max(kBlockPixels / width, 4 * most + 1);
-  return width * (kTransposed * more_lines * source_elements(r, inputs * groups) + kPaired * double(shifts_of(r).size()) * groups * outputs);
+  const double variants = double(shifts_of(r).size());
+  return width * (kTransposed * more_lines * source_elements(r, inputs * groups) + kPaired * variants * groups * outputs);
 }
 
 int WeightGradientPlan::shift_lines() const {
@@ -135,9 +138,12 @@ void WeightGradientPlan::choose_block(int row_parts, int column_parts, int& line
   const double right = double(shifts.size()) * ceil_divide(padded, column_parts) * (groups > 1 ? ceil_divide(groups, row_parts) : 1);
   const double elements = pitch * (source_elements(rows, channels) / rows.slabs() + right);
   const int most = static_cast<int>(std::clamp(kBlockElements / elements, 1.0, 1e6));
-  const int wanted = std::clamp(std::max(ceil_divide(kBlockPixels, pitch), 4 * shift_lines()), 1, most);
-  lines = wanted < output ? ceil_divide(output, ceil_divide(output, wanted)) : output;
-  images = wanted < output || rows.is_stacked ? 1 : std::clamp(wanted / (output + shift_lines()), 1, this->images);
+  // What the products of a small group read stays in the first-level cache.
+  const int pixels = inputs <= kRows && outputs <= kColumns ? kBlockPixels / 2 : kBlockPixels;
+  const int wanted = std::max({1, ceil_divide(pixels, pitch), 4 * shift_lines()}), of_one = std::min(wanted, most);
+  const bool is_part = of_one < output;
+  lines = is_part ? ceil_divide(output, ceil_divide(output, of_one)) : output;
+  images = is_part || rows.is_stacked ? 1 : std::clamp(std::min(wanted, most + most / 2) / (output + shift_lines()), 1, this->images);
 }
 
 /// The cut that costs least: every part of the rows splits the incoming gradient again, every part of the columns the source, and every
@@ -148,6 +154,8 @@ void WeightGradientPlan::choose_cut() {
   const int panels = groups > 1 ? 1 : ceil_divide(padded, 2 * kColumns), chunks = ceil_divide(x.output, chunk);
   const double sums = double(groups) * taps() * inputs * padded, pixels = double(images) * y.output * x.output;
   const double products = double(images) * y.output * chunks * product_cycles(rows);
+  const double left = kTransposed * pixels * source_elements(rows, inputs * groups);
+  const double right = kPaired * pixels * double(shifts.size()) * outputs * groups;
   const double tasks_wanted = std::clamp(products / kTaskCycles, 1.0, double(kMostTasks));
   for (int r = 1; r <= std::min(channels, kMostTasks); r *= 2) {
     for (int c = 1; c <= std::min(panels, kMostTasks / r); c *= 2) {
@@ -156,9 +164,8 @@ void WeightGradientPlan::choose_cut() {
       const double count = double(ceil_divide(images, images_of_block)) * chunks * ceil_divide(y.output, block_lines);
       const double parts_wanted = std::clamp(tasks_wanted / (r * c), 1.0, std::min(count, std::max(1.0, kPartFloats / sums)));
       const int parts_here = static_cast<int>(parts_wanted);
-      const double splits = pixels * (kTransposed * c * source_elements(rows, inputs * groups) + kPaired * r * double(shifts.size()) * outputs * groups);
-      const double added = count * sums * (sums / r / c / rows.slabs() <= kNearSums ? kNear : kFar);
-      const double here = (splits + added + products) * (1 + 1.0 / (parts_here * r * c)) + kPart * (parts_here - 1) * sums;
+      const double added = (count - (parts_here == 1)) * sums * (sums / r / c / rows.slabs() <= kNearSums ? kNear : kFar);
+      const double here = (c * left + r * right + added + products) * (1 + 1.0 / (parts_here * r * c)) + kPart * (parts_here - 1) * sums;
       if (cycles != 0 && here >= cycles) continue;
       cycles = here, row_parts = r, column_parts = c, parts = parts_here;
       lines = block_lines, block_images = images_of_block, blocks = static_cast<std::size_t>(count);

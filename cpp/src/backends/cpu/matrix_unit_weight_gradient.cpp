@@ -46,7 +46,8 @@ class MatrixUnitWeightGradient final : public Kernel {
     if (plan_.parts > 1)
       parallel_for((part_floats() + kStretch - 1) / kStretch, [&](std::size_t task, int) {
         float* to = sums + task * kStretch;
-        isa().sum_rows(std::min<std::size_t>(kStretch, part_floats() - task * kStretch), plan_.parts - 1, to + part_floats(), part_floats(), to);
+        const std::size_t count = std::min<std::size_t>(kStretch, part_floats() - task * kStretch);
+        isa().sum_rows(count, plan_.parts - 1, to + part_floats(), part_floats(), to);
       });
     const std::size_t strips = ceil_divide(plan_.real_outputs, kStrip), blocks = ceil_divide(plan_.depth(), kStripRows);
     parallel_for(plan_.geometry.groups * strips * blocks, [&](std::size_t task, int) {
@@ -69,7 +70,6 @@ class MatrixUnitWeightGradient final : public Kernel {
   /// What a task computes: input channels or groups, and output channels of each group.
   struct Share {
     Range groups, inputs, outputs;
-    int first_source() const { return groups.begin + inputs.begin; }
   };
   /// The product of a tap, or of all: where its rows of the sums and of the left operand begin.
   struct Piece {
@@ -80,11 +80,14 @@ class MatrixUnitWeightGradient final : public Kernel {
 
   void place() {
     const Axis &y = plan_.geometry.window.y, &x = plan_.geometry.window.x;
-    const int outputs = plan_.groups > 1 ? plan_.outputs : std::min(plan_.padded, ceil_divide(ceil_divide(plan_.padded, 2 * kColumns), plan_.column_parts) * 2 * kColumns);
-    const int groups = plan_.groups > 1 ? ceil_divide(plan_.groups, plan_.row_parts) : 1;
-    const int inputs = plan_.rows.is_stacked || plan_.groups > 1 ? plan_.inputs * groups : std::min(plan_.inputs, ceil_divide(ceil_divide(plan_.inputs, 2 * kRows), plan_.row_parts) * 2 * kRows);
+    const auto widest = [](int count, int unit, int parts) { return std::min(count, ceil_divide(ceil_divide(count, unit), parts) * unit); };
+    const bool has_groups = plan_.groups > 1;
+    const int groups = has_groups ? ceil_divide(plan_.groups, plan_.row_parts) : 1;
+    const int outputs = has_groups ? plan_.outputs : widest(plan_.padded, 2 * kColumns, plan_.column_parts);
+    const int inputs = plan_.rows.is_stacked || has_groups ? plan_.inputs * groups : widest(plan_.inputs, 2 * kRows, plan_.row_parts);
     const int image_lines = plan_.lines + plan_.shift_lines();
-    const std::size_t steps = ceil_divide((plan_.rows.is_stacked ? plan_.lines : plan_.block_images * image_lines) * plan_.pitch + kDepth, kDepth);
+    const int block_lines = plan_.rows.is_stacked ? plan_.lines : plan_.block_images * image_lines;
+    const std::size_t steps = ceil_divide(block_lines * plan_.pitch + kDepth, kDepth);
     b_columns_ = steps * (kParts * kTile);
     std::size_t rows;
     if (plan_.rows.is_stacked) {
@@ -93,9 +96,10 @@ class MatrixUnitWeightGradient final : public Kernel {
       rows = std::size_t((plan_.lines - 1) * y.stride + y.kernel) * line_rows_;
       pieces_ = {{{0, 0, 0}}};
       for (int line = 0; line < plan_.lines; ++line)
-        for (int k = 0; k < plan_.pitch; k += kDepth) offsets_.push_back(std::ptrdiff_t(line) * y.stride * line_rows_ * a_stride_ + k);
+        for (int k = 0; k < plan_.pitch; k += kDepth)
+          offsets_.push_back(std::ptrdiff_t(line) * y.stride * line_rows_ * a_stride_ + k);
     } else {
-      a_stride_ = round_up(plan_.block_images * image_lines * plan_.pitch + kDepth, kDepth) | kDepth;
+      a_stride_ = round_up(block_lines * plan_.pitch + kDepth, kDepth) | kDepth;
       rows = inputs;
       pieces_.resize(plan_.rows.slabs());
       for (int ky = 0; ky < y.kernel; ++ky)
@@ -103,7 +107,8 @@ class MatrixUnitWeightGradient final : public Kernel {
           const TapPhases::Tap &line = plan_.rows.y.taps[ky], &column = plan_.rows.x.taps[kx];
           const int shift = WeightGradientPlan::Rows::shift(line, column, plan_.pitch), variant = plan_.rows.variant(shift);
           const auto place = std::find(plan_.shifts.begin(), plan_.shifts.end(), variant) - plan_.shifts.begin();
-          pieces_[line.phase * plan_.rows.x.phases.size() + column.phase].push_back({(ky * x.kernel + kx) * plan_.inputs, shift - variant, static_cast<int>(place)});
+          std::vector<Piece>& slab = pieces_[line.phase * plan_.rows.x.phases.size() + column.phase];
+          slab.push_back({(ky * x.kernel + kx) * plan_.inputs, shift - variant, static_cast<int>(place)});
         }
     }
     a_part_ = (rows + kRows) * a_stride_;
@@ -111,7 +116,8 @@ class MatrixUnitWeightGradient final : public Kernel {
     b_variant_ = std::size_t(groups) * round_up(outputs, kColumns) / kColumns * b_columns_;
     packed_offset_ = thread_.add(plan_.shifts.size() * b_variant_ / 2);
     batch_ = ceil_divide(kCopiedPixels, plan_.pitch);
-    line_offset_ = thread_.add(plan_.is_direct ? 0 : std::size_t(plan_.rows.is_stacked ? stacked_pixels() : batch_ * plan_.pitch) * inputs);
+    const int copied_pixels = plan_.is_direct ? 0 : plan_.rows.is_stacked ? stacked_pixels() : batch_ * plan_.pitch;
+    line_offset_ = thread_.add(std::size_t(copied_pixels) * inputs);
     step_offset_ = thread_.add(std::size_t(kDepth) * groups * outputs);
     threads_offset_ = scratch_.add(round_up<std::size_t>(thread_.floats(), 16) * max_thread_count());
     bias_offset_ = scratch_.add(pixel_sum_parts(bias_pixels_) * bias_channels_);
@@ -129,12 +135,13 @@ class MatrixUnitWeightGradient final : public Kernel {
   std::size_t sum_stride() const { return writes_in_place_ ? plan_.layout.input : plan_.padded; }
 
   Block block(std::size_t index) const {
-    const std::size_t line_blocks = ceil_divide(plan_.geometry.window.y.output, plan_.lines), chunks = ceil_divide(plan_.geometry.window.x.output, plan_.chunk);
-    const int line = static_cast<int>(index % line_blocks) * plan_.lines, chunk = static_cast<int>(index / line_blocks % chunks) * plan_.chunk;
+    const Axis &y = plan_.geometry.window.y, &x = plan_.geometry.window.x;
+    const std::size_t line_blocks = ceil_divide(y.output, plan_.lines), chunks = ceil_divide(x.output, plan_.chunk);
+    const int line = static_cast<int>(index % line_blocks) * plan_.lines, lines = std::min(plan_.lines, y.output - line);
+    const int chunk = static_cast<int>(index / line_blocks % chunks) * plan_.chunk;
     const int image = static_cast<int>(index / line_blocks / chunks) * plan_.block_images;
-    const int lines = std::min(plan_.lines, plan_.geometry.window.y.output - line);
-    return {image, std::min(plan_.block_images, plan_.images - image), line, lines,
-            {chunk, std::min(chunk + plan_.chunk, plan_.geometry.window.x.output)}, lines + plan_.shift_lines()};
+    return {image, std::min(plan_.block_images, plan_.images - image), line, lines, {chunk, std::min(chunk + plan_.chunk, x.output)},
+            lines + plan_.shift_lines()};
   }
 
   Share share(int row_part, int column_part) const {
@@ -144,18 +151,21 @@ class MatrixUnitWeightGradient final : public Kernel {
                    std::min(count, static_cast<int>(part_begin(units, part + 1, parts)) * unit)};
     };
     if (plan_.groups > 1) return {cut(plan_.groups, 1, row_part, plan_.row_parts), {0, plan_.inputs}, {0, plan_.outputs}};
-    return {{0, 1}, plan_.rows.is_stacked ? Range{0, plan_.inputs} : cut(plan_.inputs, 2 * kRows, row_part, plan_.row_parts), cut(plan_.outputs, 2 * kColumns, column_part, plan_.column_parts)};
+    const Range inputs = plan_.rows.is_stacked ? Range{0, plan_.inputs} : cut(plan_.inputs, 2 * kRows, row_part, plan_.row_parts);
+    return {{0, 1}, inputs, cut(plan_.outputs, 2 * kColumns, column_part, plan_.column_parts)};
   }
 
   void run_task(std::size_t task, const float* incoming, const float* source, float* sums, float* scratch) const {
-    const Share share = this->share(static_cast<int>(task % plan_.row_parts), static_cast<int>(task / plan_.row_parts % plan_.column_parts));
+    const int row_part = static_cast<int>(task % plan_.row_parts), column_part = static_cast<int>(task / plan_.row_parts % plan_.column_parts);
+    const Share share = this->share(row_part, column_part);
     const std::size_t part = task / plan_.row_parts / plan_.column_parts;
     if (!writes_in_place_) sums += part * part_floats();
     const std::size_t begin = part_begin(plan_.blocks, part, plan_.parts), end = part_begin(plan_.blocks, part + 1, plan_.parts);
     const OpenMatrixUnit open(&unit_);
     for (std::size_t index = begin; index < end; ++index) {
       const Block block = this->block(index);
-      for (std::size_t variant = 0; variant < plan_.shifts.size(); ++variant) split_incoming(block, share, static_cast<int>(variant), incoming, scratch);
+      for (std::size_t variant = 0; variant < plan_.shifts.size(); ++variant)
+        split_incoming(block, share, static_cast<int>(variant), incoming, scratch);
       for (std::size_t slab = 0; slab < pieces_.size(); ++slab) {
         split_source(block, share, slab, source, scratch);
         multiply(block, share, pieces_[slab], index == begin, sums, scratch);
@@ -168,10 +178,14 @@ class MatrixUnitWeightGradient final : public Kernel {
   void split_source(const Block& block, const Share& share, std::size_t slab, const float* source, float* scratch) const {
     const Axis& y = plan_.geometry.window.y;
     auto* to = reinterpret_cast<std::uint16_t*>(scratch + source_offset_);
-    const Range channels{share.groups.begin * plan_.inputs + share.inputs.begin, (share.groups.end - 1) * plan_.inputs + share.inputs.end};
+    const Range channels{share.groups.begin * plan_.inputs + share.inputs.begin,
+                         (share.groups.end - 1) * plan_.inputs + share.inputs.end};
     float* copy = scratch + line_offset_;
-    if (!plan_.rows.is_stacked)
-      return split_phase(source, block, plan_.rows.y.phases[slab / plan_.rows.x.phases.size()], plan_.rows.x.phases[slab % plan_.rows.x.phases.size()], channels, to, copy);
+    const TapPhases &phases_y = plan_.rows.y, &phases_x = plan_.rows.x;
+    if (!plan_.rows.is_stacked) {
+      const std::size_t count = phases_x.phases.size();
+      return split_phase(source, block, phases_y.phases[slab / count], phases_x.phases[slab % count], channels, to, copy);
+    }
     for (int line = 0; line < (block.lines - 1) * y.stride + y.kernel; ++line) {
       copy_line(source, block, block.image, y.origin(block.line) + line, {0, 1, stacked_pixels()}, channels, copy);
       unit_.split_columns(copy, plan_.geometry.window.x.stride * std::size_t(plan_.inputs), line_rows_, block.width(),
@@ -179,17 +193,22 @@ class MatrixUnitWeightGradient final : public Kernel {
     }
   }
 
-  void split_phase(const float* source, const Block& block, const TapPhases::Phase& phase_y, const TapPhases::Phase& phase_x, Range channels,
-                   std::uint16_t* to, float* copy) const {
+  void split_phase(const float* source, const Block& block, const TapPhases::Phase& phase_y, const TapPhases::Phase& phase_x,
+                   Range channels, std::uint16_t* to, float* copy) const {
     const Axis &y = plan_.geometry.window.y, &x = plan_.geometry.window.x;
     const int lines = block.images > 1 ? block.images * block.image_lines : block.lines + phase_y.most_shift;
     const std::size_t inputs = plan_.geometry.input_channels;
     for (int first = 0; first < lines; first += plan_.is_direct ? 1 : batch_) {
       const auto image_of = [&](int line) { return block.image + line / block.image_lines * (block.images > 1); };
-      const auto y_of = [&](int line) { return y.origin(block.line + (block.images > 1 ? line % block.image_lines : line)) + phase_y.first; };
+      const auto y_of = [&](int line) {
+        return y.origin(block.line + (block.images > 1 ? line % block.image_lines : line)) + phase_y.first;
+      };
       if (plan_.is_direct) {
-        const float* from = source + ((std::size_t(image_of(first)) * y.input + y_of(first)) * x.input + x.origin(block.columns.begin)) * inputs;
-        unit_.split_columns(from + channels.begin, x.stride * inputs, channels.size(), block.width(), to + first * plan_.pitch, a_stride_, a_part_);
+        const std::size_t line = std::size_t(image_of(first)) * y.input + y_of(first);
+        const std::size_t begin = line * x.input + x.origin(block.columns.begin) + phase_x.first;
+        for (int pixel = 0; pixel < block.width(); pixel += kDepth)
+          unit_.split_columns(source + (begin + pixel * x.stride) * inputs + channels.begin, x.stride * inputs, channels.size(),
+                              std::min(kDepth, block.width() - pixel), to + first * plan_.pitch + pixel, a_stride_, a_part_);
         continue;
       }
       const int count = std::min(batch_, lines - first);
@@ -216,7 +235,8 @@ class MatrixUnitWeightGradient final : public Kernel {
     const std::size_t pixel = channels.size(), inputs = plan_.geometry.input_channels;
     if (!clamps && (y < 0 || y >= lines.input)) return std::fill_n(to, count * pixel, 0.0f), void();
     const float* line = source + (std::size_t(image) * lines.input + clamp_index(y, lines.input)) * x.input * inputs + channels.begin;
-    const Range inside{std::clamp(ceil_divide(std::max(0, -first), step), 0, count), std::clamp(ceil_divide(std::max(0, x.input - first), step), 0, count)};
+    const auto pixels_before = [&](int at) { return std::clamp(ceil_divide(std::max(0, at - first), step), 0, count); };
+    const Range inside{pixels_before(0), pixels_before(x.input)};
     const bool is_whole = pixel == inputs && step == 1 && inside.size() > 0;
     if (is_whole) std::memcpy(to + inside.begin * pixel, line + (first + inside.begin) * inputs, inside.size() * pixel * sizeof(float));
     for (int i = 0; i < count; ++i) {
@@ -268,16 +288,22 @@ class MatrixUnitWeightGradient final : public Kernel {
     }
   }
 
+  /// Step by step, so that what lies together is read together.
   void split_pairs(const float* from, std::size_t stride, int depth, const Share& share, std::uint16_t* to) const {
-    if (plan_.outputs % kColumns == 0 || share.groups.size() == 1)
-      return unit_.split_pairs(from, stride, depth, share.groups.size() * share.outputs.size(), to, b_columns_);
-    for (int group = 0; group < share.groups.size(); ++group)
-      unit_.split_pairs(from + group * plan_.outputs, stride, depth, plan_.outputs, to + group * (plan_.padded / kColumns) * b_columns_, b_columns_);
+    const bool is_whole = plan_.outputs % kColumns == 0 || share.groups.size() == 1;
+    for (; depth > 0; depth -= kDepth, from += kDepth * stride, to += kParts * kTile) {
+      const int count = std::min(depth, kDepth);
+      if (is_whole) unit_.split_pairs(from, stride, count, share.groups.size() * share.outputs.size(), to, b_columns_);
+      for (int group = 0; group < share.groups.size() && !is_whole; ++group)
+        unit_.split_pairs(from + group * plan_.outputs, stride, count, plan_.outputs,
+                          to + group * (plan_.padded / kColumns) * b_columns_, b_columns_);
+    }
   }
 
   // --- products and sums
 
-  void multiply(const Block& block, const Share& share, const std::vector<Piece>& pieces, bool is_first, float* sums, float* scratch) const {
+  void multiply(const Block& block, const Share& share, const std::vector<Piece>& pieces, bool is_first, float* sums,
+                float* scratch) const {
     SplitProduct product{};
     product.rows = plan_.rows.is_stacked ? plan_.depth() : share.inputs.size();
     product.columns = share.outputs.size();
@@ -308,8 +334,8 @@ class MatrixUnitWeightGradient final : public Kernel {
     const int inputs = plan_.real_inputs, merged = group % plan_.merged, taps_x = plan_.geometry.window.x.kernel;
     for (int row = 0; row < rows; ++row) {
       const int k = first_row + row;
-      const float* from = sum(sums, group / plan_.merged, k / inputs * plan_.inputs + merged * inputs + k % inputs) + merged * plan_.real_outputs + first_output;
-      std::copy_n(from, count, strip + row * kStrip);
+      const float* from = sum(sums, group / plan_.merged, k / inputs * plan_.inputs + merged * inputs + k % inputs);
+      std::copy_n(from + merged * plan_.real_outputs + first_output, count, strip + row * kStrip);
     }
     float* to = plan_.layout.at(weights, group) + first_output * plan_.layout.output;
     if (plan_.layout.input == 1 && plan_.layout.x == inputs && plan_.layout.y == std::ptrdiff_t(taps_x) * inputs)
