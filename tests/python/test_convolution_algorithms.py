@@ -108,6 +108,7 @@ def relative_errors(layer, precision):
 @example(layer=((5, 40, 41, 16), 16, 3, 1, 1, PADDINGS[0]))
 @example(layer=((2, 23, 41, 40), 48, 3, 1, 1, PADDINGS[0]))
 @example(layer=((2, 9, 14, 149), 170, 3, 1, 1, PADDINGS[0]))
+@example(layer=((2, 11, 18, 500), 200, 3, 1, 1, PADDINGS[0]))
 def test_winograd_stays_below_its_bound(monkeypatch, layer, precision):
     monkeypatch.setenv("MPSNN_CONV", "winograd")
     (images, *_, channels), outputs, kernel, _, groups, _ = layer

@@ -122,5 +122,8 @@ bool splits_winograd_weight_gradient(const ConvolutionGeometry& geometry);
 /// That one.
 std::unique_ptr<Kernel> make_split_winograd_weight_gradient(const WinogradTransforms& transforms, const ConvolutionGeometry& geometry,
                                                             const WeightLayout& layout, int images, bool is_transposed);
+/// And for many channels, without groups.
+std::unique_ptr<Kernel> make_wide_winograd_weight_gradient(const WinogradTransforms& transforms, const ConvolutionGeometry& geometry,
+                                                           const WeightLayout& layout, int images, bool is_transposed);
 
 }  // namespace mpsnn::cpu

@@ -34,7 +34,7 @@ class SplitWinogradWeightGradient final : public Kernel {
     choose_ranges();
     const std::size_t ranges = this->ranges(), tasks = ranges * row_groups_;
     parts_ = std::clamp<std::size_t>(blocks() / kPartBlocks, std::max<std::size_t>(1, kFewTasks / tasks), std::max<std::size_t>(1, kGradientTasks / tasks));
-    parts_ = std::clamp<std::size_t>(parts_, 1, std::max<std::size_t>(1, blocks()));
+    parts_ = std::clamp<std::size_t>(parts_, 1, std::max<std::size_t>(1, blocks() / kLeastBlocks));
     shares_sums_ = parts_ > 1 || ranges < kFewRanges;
     z_part_ = std::size_t(range_outputs_) * split::kDepth;
     z_step_ = split::kParts * z_part_ + kPadding;
@@ -92,7 +92,7 @@ class SplitWinogradWeightGradient final : public Kernel {
   static constexpr std::size_t kStep = std::size_t(split::kParts) * split::kTile;  ///< of a right operand
   static constexpr double kCacheBytes = 1.5e6;  ///< sums and operands that a task holds at once
   /// Tasks wanted, and at least wanted: with fewer ranges than that, tiles are cut into parts, whose sums are added up at the end.
-  static constexpr std::size_t kGradientTasks = 16, kFewTasks = 4, kPartBlocks = 32, kFewRanges = 8;
+  static constexpr std::size_t kGradientTasks = 16, kFewTasks = 4, kPartBlocks = 32, kLeastBlocks = 2, kFewRanges = 8;
   static constexpr std::size_t kPadding = 32;  ///< a line of the cache: positions are no multiple of 4 KiB apart
 
   /// Channels of a group that a task owns.

@@ -191,15 +191,20 @@ class WinogradWeightGradient final : public Kernel {
 }  // namespace
 
 bool splits_winograd_weight_gradient(const ConvolutionGeometry& geometry) {
-  constexpr int kChannels = 32;
-  return isa().matrix_unit && std::min(geometry.input_channels, geometry.output_channels) / geometry.groups >= kChannels;
+  const int channels = geometry.window.y.kernel == 5 ? 24 : 32;
+  return isa().matrix_unit && std::min(geometry.input_channels, geometry.output_channels) / geometry.groups >= channels;
 }
 
 std::unique_ptr<Kernel> make_winograd_weight_gradient(const ConvolutionGeometry& geometry, const WeightLayout& layout, int images,
                                                       bool is_transposed, Precision precision) {
   const WinogradTransforms& transforms = *winograd_transforms(geometry.window.y.kernel, precision);
-  if (splits_winograd_weight_gradient(geometry) && precision == Precision::fast)
+  constexpr std::size_t kManyPairs = 96 * 1024;  // of channels
+  if (splits_winograd_weight_gradient(geometry) && precision == Precision::fast) {
+    if (geometry.groups == 1 && std::size_t(geometry.input_channels) * geometry.output_channels >= kManyPairs &&
+        Tiles(geometry.window, images, transforms).count() > split::kDepth)
+      return make_wide_winograd_weight_gradient(transforms, geometry, layout, images, is_transposed);
     return make_split_winograd_weight_gradient(transforms, geometry, layout, images, is_transposed);
+  }
   return std::make_unique<WinogradWeightGradient>(transforms, geometry, layout, images, is_transposed);
 }
 
