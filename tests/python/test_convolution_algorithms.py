@@ -109,6 +109,9 @@ def relative_errors(layer, precision):
 @example(layer=((2, 23, 41, 40), 48, 3, 1, 1, PADDINGS[0]))
 @example(layer=((2, 9, 14, 149), 170, 3, 1, 1, PADDINGS[0]))
 @example(layer=((2, 11, 18, 500), 200, 3, 1, 1, PADDINGS[0]))
+@example(layer=((2, 34, 33, 128), 120, 3, 1, 2, PADDINGS[0]))
+@example(layer=((1, 45, 50, 57), 61, 3, 2, 1, PADDINGS[1]))
+@example(layer=((2, 17, 19, 60), 90, 5, 1, 1, PADDINGS[2]))
 def test_winograd_stays_below_its_bound(monkeypatch, layer, precision):
     monkeypatch.setenv("MPSNN_CONV", "winograd")
     (images, *_, channels), outputs, kernel, _, groups, _ = layer
@@ -131,7 +134,7 @@ def test_an_algorithm_that_cannot_do_a_layer_leaves_it_to_another(forced):
         assert "MPSNN_CONV" in forward
 
 
-@pytest.mark.parametrize(("channels", "outputs"), [(16, 24), (40, 48)])
+@pytest.mark.parametrize(("channels", "outputs"), [(16, 24), (64, 60)])
 def test_the_bits_do_not_depend_on_the_number_of_threads(forced, channels, outputs):
     layer = ((5, 40, 41, channels), outputs, 3, 1, 1, PADDINGS[1])
     inputs, threads, results = inputs_of(layer), mpsnn.num_threads(), []

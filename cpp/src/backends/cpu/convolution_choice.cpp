@@ -128,16 +128,20 @@ double split_winograd_cycles(const ConvolutionProblem& p, const WinogradTransfor
 }
 
 /// Storing the 36 positions of a vector into the second-level cache sets the pace of a transform: 250 cycles with 16 lanes, 130
-/// with 8. Weights are read from farther away and transposed: 27 cycles for a pair of channels.
+/// with 8; 200 next to products that leave it room. Weights are read from farther away and transposed: 27 cycles for a pair of channels.
+/// Products in a matrix unit wait for the caches: 42 multiply-adds a cycle; splitting and storing the transformed weights takes 20 cycles
+/// more for a pair.
 double winograd_cycles(const ConvolutionProblem& p) {
   const WinogradTransforms& transforms = *winograd_transforms(p.geometry.window.y.kernel, p.precision);
   if (p.pass == ConvolutionPass::weight_gradient && splits_winograd_weight_gradient(p.geometry)) return split_winograd_cycles(p, transforms);
-  const double tiles = tile_count(p, transforms), positions = transforms.positions(), transform = 0.45 * isa().lanes * positions;
+  const double tiles = tile_count(p, transforms), positions = transforms.positions();
   const int sources = p.pass == ConvolutionPass::data_gradient ? p.group_outputs() : p.group_inputs();
   const int results = p.pass == ConvolutionPass::data_gradient ? p.group_inputs() : p.group_outputs();
-  const double images = tiles * transform * (vectors(sources) + vectors(results));
-  const double products = tiles * positions * sources * vectors(results) / kMultiplyAddsPerCycle;
-  const double weights = p.pass == ConvolutionPass::weight_gradient ? 0 : 0.75 * positions * sources * results;
+  const bool is_forward = p.pass != ConvolutionPass::weight_gradient;
+  const bool in_unit = is_forward && winograd_uses_matrix_unit(sources, results, static_cast<std::size_t>(tiles));
+  const double images = tiles * (is_forward ? 0.36 : 0.45) * isa().lanes * positions * (vectors(sources) + vectors(results));
+  const double products = tiles * positions * sources * (in_unit ? results / 42.0 : vectors(results) / kMultiplyAddsPerCycle);
+  const double weights = is_forward ? (in_unit ? 1.3 : 0.75) * positions * sources * results : 0;
   return p.geometry.groups * (images + products + weights);
 }
 

@@ -9,6 +9,11 @@ const WinogradTransforms* winograd_transforms(int taps, Precision precision) {
   return taps == 5 && precision == Precision::fast ? &isa().winograd_five_taps : nullptr;
 }
 
+bool winograd_uses_matrix_unit(int sources, int results, std::size_t tiles) {
+  const int padded = round_up(sources, split::kDepth);
+  return isa().matrix_unit && results >= 2 * split::kColumns && 6 * sources >= 5 * padded && std::max(sources, results) <= 320 && tiles >= 128;
+}
+
 TileAxis::TileAxis(const Axis& axis, const WinogradTransforms& transforms)
     : input(axis.input), output(std::max(0, axis.output)), dilation(axis.dilation) {
   for (int phase = 0; phase < std::min(dilation, output); ++phase) {

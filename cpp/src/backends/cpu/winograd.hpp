@@ -78,6 +78,10 @@ struct WinogradWeights {
   std::ptrdiff_t offset, group, result, y, x, source;
 };
 
+/// Whether forward pass and data gradient work in the matrix unit: where its products of 32 terms are nearly full, and where tiles are
+/// many enough, and channels few enough, that reading the transformed weights, 216 bytes for each pair of channels, does not count most.
+bool winograd_uses_matrix_unit(int sources, int results, std::size_t tiles);
+
 /// Where positions of `count` floats begin: not a multiple of 4 KiB apart, else stores of all of them meet in a few lines of the
 /// first-level cache.
 constexpr std::size_t winograd_step(std::size_t count) { return round_up<std::size_t>(count, 16) | 16; }

@@ -17,11 +17,12 @@ constexpr int kWeightChannels = 32;
 /// Channels that a task reads, and writes, at a time; tiles of its products are chosen for as many rows.
 constexpr int kRange = 64, kTileRows = 64;
 
-/// What both drivers share: geometry, weights and products.
+/// A convolution in tasks that own some tiles and some result channels, and add up the source channels a chunk at a time: transformed tiles
+/// and sums stay in the second-level cache.
 class WinogradKernel : public Kernel {
  public:
   WinogradKernel(const WinogradTransforms& transforms, const Window& window, int images, int source_channels, int result_channels,
-                 int groups, const WinogradWeights& weights, const Epilogue& epilogue)
+                 int groups, const WinogradWeights& weights, const Epilogue& epilogue, int vectors)
       : isa_(isa()),
         transforms_(transforms),
         tiles_(window, images, transforms),
@@ -32,16 +33,57 @@ class WinogradKernel : public Kernel {
         result_channels_(result_channels),
         groups_(groups),
         depth_(source_channels / groups),
-        shape_(isa_, depth_, result_channels / groups, 1, best_vectors(isa_, kTileRows, std::min(kRange, result_channels / groups), std::min(kRange, depth_))),
-        rows_(isa_.piece_rows[shape_.tile_columns() / isa_.lanes - 1]) {}
+        shape_(isa_, depth_, result_channels / groups, 1, vectors) {}
+
+  std::size_t scratch_bytes() const override { return scratch_.floats() * max_thread_count() * sizeof(float); }
+
+  std::string algorithm() const override {
+    const std::string m = std::to_string(transforms_.outputs), r = std::to_string(transforms_.taps);
+    return "winograd F(" + m + "x" + m + ", " + r + "x" + r + ") " + isa_.name + numbers() + ", blocks of " + std::to_string(block_) +
+           " tiles x " + std::to_string(columns_) + " channels";
+  }
+
+  void run(const KernelCall& call) override {
+    float *result = call.output<float>(0), *scratch = static_cast<float*>(call.scratch);
+    if (!result) return;
+    if (is_stored_ && version_.is_stale(call)) {
+      parallel_for(weight_tasks(), [&](std::size_t task, int thread) {
+        store_weights(call.input<float>(1), task, scratch + thread * scratch_.floats());
+      });
+    }
+    const int ranges = groups_ * ranges_;
+    parallel_for(shares_tiles_ ? blocks_ : blocks_ * ranges, [&](std::size_t task, int thread) {
+      float* own = scratch + thread * scratch_.floats();
+      if (!shares_tiles_) return run_block(static_cast<int>(task % ranges), task / ranges, true, call, own);
+      for (int range = 0; range < ranges; ++range) run_block(range, task, range % ranges_ == 0, call, own);
+    });
+    if (!has_neuron_ || fuses_neuron()) return;
+    parallel_for((tiles_.count() + kTaskTiles - 1) / kTaskTiles, [&](std::size_t task, int) {
+      const std::size_t begin = task * kTaskTiles;
+      tiles_.for_each_run(begin, static_cast<int>(std::min(kTaskTiles, tiles_.count() - begin)), [&](std::size_t pixel, int pixels) {
+        apply_neuron(neuron_, result + pixel * result_channels_, pixels, result_channels_);
+      });
+    });
+  }
 
  protected:
+  static constexpr int kTasks = 4;
+  static constexpr std::size_t kTaskTiles = 4, kBlocks = 8;
+
+  /// What the products are made of, for algorithm().
+  virtual std::string numbers() const { return ""; }
+  /// Transformed weights that serve several tasks, in so many tasks.
+  virtual std::size_t weight_tasks() const = 0;
+  virtual void store_weights(const float* weights, std::size_t task, float* scratch) const = 0;
+  /// `transforms`: the tiles are not in the scratch memory yet.
+  virtual void run_block(int group_range, std::size_t block, bool transforms, const KernelCall& call, float* scratch) const = 0;
+
   int positions() const { return transforms_.positions(); }
   int panel_stride(int panel) const { return shape_.panel_stride(panel); }
-  std::string name() const {
-    const std::string m = std::to_string(transforms_.outputs), r = std::to_string(transforms_.taps);
-    return "winograd F(" + m + "x" + m + ", " + r + "x" + r + ") " + isa_.name;
+  Range panels_of(int range) const {
+    return {static_cast<int>(part_begin(shape_.panels(), range, ranges_)), static_cast<int>(part_begin(shape_.panels(), range + 1, ranges_))};
   }
+  int chunk_begin(int chunk) const { return std::min(depth_, chunk * chunk_); }
 
   /// u := the transformed weights of a panel for the source channels [first, last): per position a matrix of last - first rows as
   /// wide as the panel, `step` floats apart. `taps` holds taps * taps * (last - first) * panel width floats.
@@ -61,6 +103,21 @@ class WinogradKernel : public Kernel {
     return std::size_t(transforms_.taps) * transforms_.taps * kWeightChannels * shape_.tile_columns();
   }
 
+  /// The result's pixels of some tiles, for the channels of some panels, from the sums `m`.
+  void store_result(const KernelCall& call, int group, Range panels, std::size_t first, int tiles, const float* m) const {
+    const int channel = panels.begin * shape_.tile_columns(), end = std::min(shape_.columns(), panels.end * shape_.tile_columns());
+    const float* bias = call.input<float>(2);
+    const int offset = group * shape_.columns() + channel;
+    tiles_.transform_outputs(transforms_, m, m_stride_, m_step_, bias ? bias + offset : nullptr, end - channel, first, tiles,
+                             call.output<float>(0) + offset, result_channels_);
+    if (!fuses_neuron()) return;
+    tiles_.for_each_run(first, tiles, [&](std::size_t pixel, int pixels) {
+      float* values = call.output<float>(0) + pixel * result_channels_ + offset;
+      if (end - channel == result_channels_) return apply_neuron(neuron_, values, pixels, result_channels_);
+      for (int i = 0; i < pixels; ++i) apply_neuron(neuron_, values + std::ptrdiff_t(i) * result_channels_, 1, end - channel);
+    });
+  }
+
   const Isa& isa_;
   const WinogradTransforms& transforms_;
   Tiles tiles_;
@@ -69,23 +126,35 @@ class WinogradKernel : public Kernel {
   bool has_neuron_;
   int source_channels_, result_channels_, groups_, depth_;
   PackedShape shape_;  ///< panels of the result channels of a group
-  int rows_;           ///< of a tile of the product
+  int ranges_ = 1, chunks_ = 1, chunk_ = 1, block_ = 1, columns_ = 1, m_stride_ = 1;  ///< columns_: result channels of a range
+  std::size_t blocks_ = 0;
+  bool is_stored_ = false, shares_tiles_ = false;
+  std::size_t v_step_ = 0, m_step_ = 0, v_offset_ = 0, m_offset_ = 0, taps_offset_ = 0;
+  ScratchLayout scratch_;
+
+ private:
+  /// While the block's pixels are in the cache; PReLU's slopes are those of whole pixels.
+  bool fuses_neuron() const { return has_neuron_ && neuron_.neuron_type != CNNNeuronType::PReLU; }
+
+  PackedVersion version_;
 };
 
-/// A task owns some tiles and some result channels, and adds up the source channels a few at a time: transformed tiles, sums and
-/// weights stay in the second-level cache. With more source channels than one chunk, tiles are transformed again for each range of
-/// result channels, a tenth of the products' time. Weights are transformed on the way when at most two tasks need the same, so that
-/// 36 floats for each pair of channels are never stored; else once for each version of the parameters.
-class WinogradConvolution final : public WinogradKernel {
+/// Products in vectors. With more source channels than one chunk, tiles are transformed again for each range of result channels, a tenth of
+/// the products' time. Weights are transformed on the way when at most two tasks need the same, so that 36 floats for each pair of channels
+/// are never stored; else once for each version of the parameters.
+class VectorWinograd final : public WinogradKernel {
  public:
-  template <class... Arguments>
-  explicit WinogradConvolution(const Arguments&... arguments) : WinogradKernel(arguments...) {
+  VectorWinograd(const WinogradTransforms& transforms, const Window& window, int images, int sources, int results, int groups,
+                 const WinogradWeights& weights, const Epilogue& epilogue)
+      : WinogradKernel(transforms, window, images, sources, results, groups, weights, epilogue,
+                       best_vectors(isa(), kTileRows, std::min(kRange, results / groups), std::min(kRange, sources / groups))),
+        rows_(isa_.piece_rows[shape_.tile_columns() / isa_.lanes - 1]) {
     const int panels_wanted = std::max(1, kRange / shape_.tile_columns());
     ranges_ = ceil_divide(shape_.panels(), panels_wanted);
-    const int most_columns = ceil_divide(shape_.panels(), ranges_) * shape_.tile_columns();
+    columns_ = m_stride_ = ceil_divide(shape_.panels(), ranges_) * shape_.tile_columns();
     chunks_ = ceil_divide(depth_, kRange);
     chunk_ = round_up(ceil_divide(depth_, chunks_), isa_.lanes);
-    const int tile_floats = positions() * (chunk_ + most_columns);
+    const int tile_floats = positions() * (chunk_ + m_stride_);
     blocks_ = blocks_of(kLargeBlockFloats / tile_floats);
     // Fewer tasks than this would leave threads without work.
     const std::size_t few = ceil_divide(kTasks, groups_ * ranges_);
@@ -95,9 +164,8 @@ class WinogradConvolution final : public WinogradKernel {
     block_ = blocks_ == 0 ? 1 : static_cast<int>((tiles_.count() + blocks_ - 1) / blocks_);
     shares_tiles_ = chunks_ == 1 && blocks_ >= kBlocks;
     v_step_ = winograd_step(std::size_t(block_) * chunk_);
-    m_stride_ = most_columns;
     m_step_ = winograd_step(std::size_t(block_) * m_stride_);
-    u_step_ = winograd_step(std::size_t(chunk_) * most_columns);
+    u_step_ = winograd_step(std::size_t(chunk_) * m_stride_);
     if (is_stored_) transformed_ = AlignedFloats(groups_ * ranges_ * chunks_ * positions() * u_step_);
     v_offset_ = scratch_.add(positions() * v_step_);
     m_offset_ = scratch_.add(positions() * m_step_);
@@ -105,42 +173,7 @@ class WinogradConvolution final : public WinogradKernel {
     taps_offset_ = scratch_.add(taps_floats());
   }
 
-  std::size_t scratch_bytes() const override { return scratch_.floats() * max_thread_count() * sizeof(float); }
-
-  std::string algorithm() const override {
-    return name() + ", blocks of " + std::to_string(block_) + " tiles x " + std::to_string(m_stride_) + " channels";
-  }
-
-  void run(const KernelCall& call) override {
-    float *result = call.output<float>(0), *scratch = static_cast<float*>(call.scratch);
-    if (!result) return;
-    if (is_stored_ && version_.is_stale(call)) {
-      parallel_for(std::size_t(groups_) * ranges_ * chunks_, [&](std::size_t task, int thread) {
-        transform_chunk_weights(call.input<float>(1), task, stored(task), scratch + thread * scratch_.floats());
-      });
-    }
-    const int ranges = groups_ * ranges_;
-    parallel_for(shares_tiles_ ? blocks_ : blocks_ * ranges, [&](std::size_t task, int thread) {
-      float* own = scratch + thread * scratch_.floats();
-      if (!shares_tiles_) return run_block(static_cast<int>(task % ranges), task / ranges, true, call, own);
-      for (int range = 0; range < ranges; ++range) run_block(range, task, range % ranges_ == 0, call, own);
-    });
-    if (!has_neuron_ || fuses_neuron()) return;
-    parallel_for((tiles_.count() + kTaskTiles - 1) / kTaskTiles, [&](std::size_t task, int) {
-      const std::size_t begin = task * kTaskTiles;
-      tiles_.for_each_run(begin, static_cast<int>(std::min(kTaskTiles, tiles_.count() - begin)), [&](std::size_t pixel, int pixels) {
-        apply_neuron(neuron_, result + pixel * result_channels_, pixels, result_channels_);
-      });
-    });
-  }
-
  private:
-  static constexpr int kTasks = 4;
-  static constexpr std::size_t kTaskTiles = 4, kBlocks = 8;
-
-  /// While the block's pixels are in the cache; PReLU's slopes are those of whole pixels.
-  bool fuses_neuron() const { return has_neuron_ && neuron_.neuron_type != CNNNeuronType::PReLU; }
-
   /// Blocks of at most `most` tiles, which should be whole rows of the micro-kernel.
   std::size_t blocks_of(int most) const {
     const std::size_t whole = std::max(1, most / rows_) * rows_;
@@ -148,10 +181,10 @@ class WinogradConvolution final : public WinogradKernel {
   }
 
   float* stored(std::size_t chunk) const { return transformed_.data() + chunk * positions() * u_step_; }
-  Range panels_of(int range) const {
-    return {static_cast<int>(part_begin(shape_.panels(), range, ranges_)), static_cast<int>(part_begin(shape_.panels(), range + 1, ranges_))};
+  std::size_t weight_tasks() const override { return std::size_t(groups_) * ranges_ * chunks_; }
+  void store_weights(const float* weights, std::size_t task, float* scratch) const override {
+    transform_chunk_weights(weights, task, stored(task), scratch);
   }
-  int chunk_begin(int chunk) const { return std::min(depth_, chunk * chunk_); }
 
   /// Weights number `index` = (group * ranges + range) * chunks + chunk.
   void transform_chunk_weights(const float* weights, std::size_t index, float* u, float* scratch) const {
@@ -165,8 +198,7 @@ class WinogradConvolution final : public WinogradKernel {
     }
   }
 
-  /// `transforms`: the tiles are not in the scratch memory yet.
-  void run_block(int group_range, std::size_t block, bool transforms, const KernelCall& call, float* scratch) const {
+  void run_block(int group_range, std::size_t block, bool transforms, const KernelCall& call, float* scratch) const override {
     const int group = group_range / ranges_;
     const Range panels = panels_of(group_range % ranges_);
     const std::size_t first = part_begin(tiles_.count(), block, blocks_);
@@ -200,32 +232,136 @@ class WinogradConvolution final : public WinogradKernel {
         }
       }
     }
-    const int channel = panels.begin * shape_.tile_columns(), end = std::min(shape_.columns(), panels.end * shape_.tile_columns());
-    const float* bias = call.input<float>(2);
-    const int offset = group * shape_.columns() + channel;
-    tiles_.transform_outputs(transforms_, m, m_stride_, m_step_, bias ? bias + offset : nullptr, end - channel, first, tiles,
-                             call.output<float>(0) + offset, result_channels_);
-    if (!fuses_neuron()) return;
-    tiles_.for_each_run(first, tiles, [&](std::size_t pixel, int pixels) {
-      float* values = call.output<float>(0) + pixel * result_channels_ + offset;
-      if (end - channel == result_channels_) return apply_neuron(neuron_, values, pixels, result_channels_);
-      for (int i = 0; i < pixels; ++i) apply_neuron(neuron_, values + std::ptrdiff_t(i) * result_channels_, 1, end - channel);
-    });
+    store_result(call, group, panels, first, tiles, m);
   }
 
-  int ranges_ = 1, chunks_ = 1, chunk_ = 1, block_ = 1, m_stride_ = 1;
-  std::size_t blocks_ = 0;
-  bool is_stored_ = false, shares_tiles_ = false;
-  std::size_t v_step_ = 0, m_step_ = 0, u_step_ = 0, v_offset_ = 0, m_offset_ = 0, u_offset_ = 0, taps_offset_ = 0;
+  int rows_;  ///< of a tile of the product
+  std::size_t u_step_ = 0, u_offset_ = 0;
   AlignedFloats transformed_;
-  PackedVersion version_;
-  ScratchLayout scratch_;
+};
+
+/// Products in the matrix unit: three times as fast, so that what the caches deliver sets the pace. A task owns some tiles with all channels:
+/// tiles are transformed once, and sums take their places. Weights come from the third-level cache for each task, 6 bytes for each number.
+class MatrixUnitWinograd final : public WinogradKernel {
+ public:
+  MatrixUnitWinograd(const WinogradTransforms& transforms, const Window& window, int images, int sources, int results, int groups,
+                     const WinogradWeights& weights, const Epilogue& epilogue)
+      : WinogradKernel(transforms, window, images, sources, results, groups, weights, epilogue, 0), unit_(*isa_.matrix_unit) {
+    columns_ = shape_.padded_columns();
+    chunk_ = round_up(depth_, isa_.lanes);
+    m_stride_ = std::max(chunk_, columns_);
+    tile_step_ = std::size_t(ceil_divide(depth_, split::kDepth)) * (split::kParts * split::kTile);
+    u_step_ = columns_ / split::kColumns * tile_step_;
+    a_stride_ = round_up(depth_, split::kDepth) | split::kDepth;
+    choose_blocks();
+    is_stored_ = true;
+    transformed_ = AlignedFloats(groups_ * positions() * u_step_ / 2);
+    m_step_ = winograd_step(std::size_t(round_up(block_, split::kRows)) * m_stride_);
+    m_offset_ = scratch_.add(positions() * m_step_);
+    a_offset_ = scratch_.add(split::kParts * a_part());
+    piece_step_ = winograd_step(std::size_t(kWeightChannels) * shape_.tile_columns());
+    piece_offset_ = scratch_.add(positions() * piece_step_);
+    taps_offset_ = scratch_.add(taps_floats());
+  }
+
+ private:
+  /// Floats of a task's tiles: those of few channels lie in the second-level cache beside all weights, 1.75 MiB together; else tiles that
+  /// leave it, 4 MiB, cost less than weights that are read more often.
+  static constexpr std::size_t kNearFloats = 448 << 10, kFarFloats = 1 << 20;
+  static constexpr int kSplitRows = 2 * split::kRows;  ///< that are split at a time, into the first-level cache
+  static_assert(kWeightChannels == split::kDepth);
+
+  std::string numbers() const override { return ", 3 x bfloat16"; }
+
+  void choose_blocks() {
+    const std::size_t weights = groups_ * positions() * u_step_ / 2, tile = std::size_t(positions()) * m_stride_;
+    const std::size_t room = weights <= kNearFloats / 2 ? kNearFloats - weights : kFarFloats;
+    const std::size_t most = std::max<std::size_t>(1, room / tile / split::kRows);
+    blocks_ = std::max<std::size_t>((units() + most - 1) / most, ceil_divide(kTasks, groups_));
+    // An odd number of long tasks leaves one of two threads waiting at the end.
+    if (blocks_ < 2 * kBlocks) blocks_ = round_up<std::size_t>(blocks_, 2);
+    blocks_ = std::min(blocks_, units());
+    for (std::size_t block = 0; block < blocks_; ++block) block_ = std::max(block_, static_cast<int>(block_begin(block + 1) - block_begin(block)));
+  }
+  /// Blocks begin at whole tiles of the unit.
+  std::size_t units() const { return (tiles_.count() + split::kRows - 1) / split::kRows; }
+  std::size_t block_begin(std::size_t block) const { return std::min(tiles_.count(), part_begin(units(), block, blocks_) * split::kRows); }
+
+  std::size_t a_part() const { return kSplitRows * a_stride_; }
+  std::uint16_t* stored(int group) const { return reinterpret_cast<std::uint16_t*>(transformed_.data()) + group * positions() * u_step_; }
+
+  int pieces() const { return ceil_divide(depth_, kWeightChannels); }
+  std::size_t weight_tasks() const override { return std::size_t(groups_) * shape_.panels() * pieces(); }
+  /// The weights of a panel for kWeightChannels source channels, transformed and split.
+  void store_weights(const float* weights, std::size_t task, float* scratch) const override {
+    const int index = static_cast<int>(task % pieces()), panel = static_cast<int>(task / pieces() % shape_.panels());
+    const int group = static_cast<int>(task / pieces() / shape_.panels());
+    const int first = index * kWeightChannels, last = std::min(depth_, first + kWeightChannels);
+    float* piece = scratch + piece_offset_;
+    transform_weights(weights, group, panel, first, last, piece, piece_step_, scratch + taps_offset_);
+    std::uint16_t* to = stored(group) + panel * shape_.tile_columns() / split::kColumns * tile_step_ + index * (split::kParts * split::kTile);
+    for (int p = 0; p < positions(); ++p)
+      unit_.split_pairs(piece + p * piece_step_, panel_stride(panel), last - first, panel_stride(panel), to + p * u_step_, tile_step_);
+  }
+
+  void run_block(int group, std::size_t block, bool, const KernelCall& call, float* scratch) const override {
+    const std::size_t first = block_begin(block);
+    const int tiles = static_cast<int>(block_begin(block + 1) - first);
+    float* m = scratch + m_offset_;
+    tiles_.transform_inputs(transforms_, call.input<float>(0) + std::ptrdiff_t(group) * depth_, source_channels_, depth_, first, tiles, m,
+                            m_stride_, m_step_, isa_.tile_columns());
+    multiply_positions(tiles, stored(group), m, reinterpret_cast<std::uint16_t*>(scratch + a_offset_));
+    store_result(call, group, {0, shape_.panels()}, first, tiles, m);
+  }
+
+  /// m := m * u at each position, `kSplitRows` rows at a time. The next ones are split during the product, to the other half of `a`.
+  void multiply_positions(int tiles, const std::uint16_t* u, float* m, std::uint16_t* a) const {
+    const OpenMatrixUnit open(&unit_);
+    const int turns = ceil_divide(tiles, kSplitRows), count = positions() * turns;
+    const auto place = [&](int index) { return m + index / turns * m_step_ + std::ptrdiff_t(index % turns) * kSplitRows * m_stride_; };
+    const auto rows_of = [&](int index) {
+      return SplitRows{.x = place(index),
+                       .x_stride = std::size_t(m_stride_),
+                       .rows = std::size_t(std::min(kSplitRows, tiles - index % turns * kSplitRows)),
+                       .count = std::size_t(depth_),
+                       .to = a + index % 2 * (split::kParts * a_part()),
+                       .to_stride = a_stride_,
+                       .part = a_part()};
+    };
+    SplitRows rows = rows_of(0);
+    unit_.split_rows(rows.x, rows.x_stride, rows.rows, rows.count, rows.to, rows.to_stride, rows.part);
+    for (int index = 0; index < count; ++index) {
+      const SplitRows next = rows_of(index + 1);
+      unit_.multiply({.rows = static_cast<int>(round_up<std::size_t>(rows.rows, split::kRows)),
+                      .columns = columns_,
+                      .steps = std::size_t(ceil_divide(depth_, split::kDepth)),
+                      .a = rows.to,
+                      .a_stride = a_stride_,
+                      .a_part = a_part(),
+                      .offsets = nullptr,
+                      .b = u + index / turns * u_step_,
+                      .b_columns = tile_step_,
+                      .c = place(index),
+                      .c_stride = std::size_t(m_stride_),
+                      .c_rows = nullptr,
+                      .start = nullptr,
+                      .overwrites = true,
+                      .meanwhile = index + 1 < count ? &next : nullptr});
+      rows = next;
+    }
+  }
+
+  const MatrixUnit& unit_;
+  std::size_t a_stride_ = 0, tile_step_ = 0, u_step_ = 0, piece_step_ = 0, a_offset_ = 0, piece_offset_ = 0;
+  AlignedFloats transformed_;  ///< pairs of bfloat16 numbers
 };
 
 std::unique_ptr<Kernel> make_winograd(const Window& window, int images, int sources, int results, int groups,
                                       const WinogradWeights& weights, const Epilogue& epilogue, Precision precision) {
   const WinogradTransforms& transforms = *winograd_transforms(window.y.kernel, precision);
-  return std::make_unique<WinogradConvolution>(transforms, window, images, sources, results, groups, weights, epilogue);
+  if (winograd_uses_matrix_unit(sources / groups, results / groups, Tiles(window, images, transforms).count()))
+    return std::make_unique<MatrixUnitWinograd>(transforms, window, images, sources, results, groups, weights, epilogue);
+  return std::make_unique<VectorWinograd>(transforms, window, images, sources, results, groups, weights, epilogue);
 }
 
 }  // namespace

@@ -13,24 +13,55 @@ namespace {
 
 using namespace split;
 
+/// Splits up to 32 numbers of a row, and zeros behind them.
+inline __attribute__((always_inline)) void split_step(const float* x, std::size_t count, std::uint16_t* to, std::size_t part) {
+  alignas(64) static constexpr std::uint16_t kHighHalves[32] = {1,  3,  5,  7,  9,  11, 13, 15, 17, 19, 21, 23, 25, 27, 29, 31,
+                                                                33, 35, 37, 39, 41, 43, 45, 47, 49, 51, 53, 55, 57, 59, 61, 63};
+  const bool is_full = count >= kDepth;
+  const Parts low(is_full ? _mm512_loadu_ps(x) : _mm512_maskz_loadu_ps(first_lanes(count), x));
+  const Parts high(is_full ? _mm512_loadu_ps(x + 16)
+                           : _mm512_maskz_loadu_ps(count > 16 ? first_lanes(count - 16) : __mmask16(0), x + 16));
+  for (int p = 0; p < kParts; ++p)
+    _mm512_storeu_si512(to + p * part, _mm512_permutex2var_epi16(low.part[p], _mm512_load_si512(kHighHalves), high.part[p]));
+}
+
 void split_rows(const float* x, std::size_t x_stride, std::size_t rows, std::size_t count, std::uint16_t* to, std::size_t to_stride,
                 std::size_t part) {
-  alignas(64) static constexpr std::uint16_t kOrder[32] = {0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30,
-                                                           1, 3, 5, 7, 9, 11, 13, 15, 17, 19, 21, 23, 25, 27, 29, 31};
-  const __m512i order = _mm512_load_si512(kOrder);
-  for (std::size_t i = 0; i < rows; ++i, x += x_stride, to += to_stride) {
-    std::size_t k = 0;
-    const auto step = [&](__m512 low, __m512 high) __attribute__((always_inline)) {
-      const Parts a(low), b(high);
-      for (int p = 0; p < kParts; ++p)
-        _mm512_storeu_si512(to + p * part + k, _mm512_permutexvar_epi16(order, pairs(a.part[p], b.part[p])));
-    };
-    for (; k + kDepth <= count; k += kDepth) step(_mm512_loadu_ps(x + k), _mm512_loadu_ps(x + k + 16));
-    if (k < count)
-      step(_mm512_maskz_loadu_ps(first_lanes(count - k), x + k),
-           _mm512_maskz_loadu_ps(count - k > 16 ? first_lanes(count - k - 16) : __mmask16(0), x + k + 16));
-  }
+  for (std::size_t i = 0; i < rows; ++i, x += x_stride, to += to_stride)
+    for (std::size_t k = 0; k < count; k += kDepth) split_step(x + k, count - k, to + k, part);
 }
+
+/// Splits rows a few steps at a time, between the products of a tile: those keep the matrix unit busy, and the vector units idle.
+class Meanwhile {
+ public:
+  /// `turns`: how often advance() will be called.
+  Meanwhile(const SplitRows* rows, std::size_t turns) : rows_(rows) {
+    if (!rows) return;
+    left_ = rows->rows * ((rows->count + kDepth - 1) / kDepth);
+    steps_ = (left_ + turns - 1) / turns;
+    x_ = rows->x;
+    to_ = rows->to;
+  }
+  inline __attribute__((always_inline)) void advance() { split(steps_ < left_ ? steps_ : left_); }
+  void finish() { split(left_); }
+
+ private:
+  inline __attribute__((always_inline)) void split(std::size_t steps) {
+    left_ -= steps;
+    for (; steps > 0; --steps) {
+      split_step(x_ + k_, rows_->count - k_, to_ + k_, rows_->part);
+      if ((k_ += kDepth) < rows_->count) continue;
+      k_ = 0;
+      x_ += rows_->x_stride;
+      to_ += rows_->to_stride;
+    }
+  }
+
+  const SplitRows* rows_;
+  std::size_t left_ = 0, steps_ = 0, k_ = 0;
+  const float* x_ = nullptr;
+  std::uint16_t* to_ = nullptr;
+};
 
 void split_pairs(const float* x, std::size_t x_stride, std::size_t depth, std::size_t columns, std::uint16_t* to, std::size_t to_columns) {
   const std::size_t padded = (depth + kDepth - 1) / kDepth * kDepth;
@@ -79,6 +110,8 @@ void open() {
 }
 void close() { _tile_release(); }
 
+constexpr std::size_t kTurns = 5;  ///< of Meanwhile in each step of a block
+
 /// One or two tiles each way.
 template <int RowTiles, int ColumnTiles>
 struct Block {
@@ -116,19 +149,24 @@ struct Block {
     if constexpr (RowTiles > 1) _tile_loadd(2, c + kRows * product.c_stride, stride);
     if constexpr (RowTiles > 1 && ColumnTiles > 1) _tile_loadd(3, c + kRows * product.c_stride + kColumns, stride);
   }
-  inline __attribute__((always_inline)) void run() const {
+  inline __attribute__((always_inline)) void run(Meanwhile& meanwhile) const {
     for (std::size_t step = 0; step < product.steps; ++step) {
       load_a(step, 2);
       load_b(step, 0);
       multiply();
+      meanwhile.advance();
       load_a(step, 1);
       multiply();
+      meanwhile.advance();
       load_b(step, 1);
       multiply();
+      meanwhile.advance();
       load_a(step, 0);
       multiply();
+      meanwhile.advance();
       load_b(step, 2);
       multiply();
+      meanwhile.advance();
     }
     for (std::size_t step = 0; step < product.steps; ++step) {
       load_a(step, 0);
@@ -155,13 +193,13 @@ void add_tile(const float* tile, const SplitProduct& product, int row, int colum
 }
 
 template <int RowTiles, int ColumnTiles>
-void block(const SplitProduct& product, int row, int column) {
+void block(const SplitProduct& product, int row, int column, Meanwhile& meanwhile) {
   const Block<RowTiles, ColumnTiles> block{product, product.a + row * product.a_stride, product.b + column / kColumns * product.b_columns};
   const bool is_whole = !product.start && !product.c_rows && (product.overwrites || product.chains) && row + RowTiles * kRows <= product.rows && column + ColumnTiles * kColumns <= product.columns;
   if (is_whole) {
     float* c = product.c + row * product.c_stride + column;
     product.chains ? block.load_c(c) : block.clear();
-    block.run();
+    block.run(meanwhile);
     const std::size_t stride = product.c_stride * sizeof(float);
     _tile_stored(0, c, stride);
     if constexpr (ColumnTiles > 1) _tile_stored(1, c + kColumns, stride);
@@ -170,7 +208,7 @@ void block(const SplitProduct& product, int row, int column) {
     return;
   }
   block.clear();
-  block.run();
+  block.run(meanwhile);
   alignas(64) float tiles[4][kRows * kColumns];
   _tile_stored(0, tiles[0], 64);
   if constexpr (ColumnTiles > 1) _tile_stored(1, tiles[1], 64);
@@ -181,14 +219,17 @@ void block(const SplitProduct& product, int row, int column) {
 }
 
 void multiply(const SplitProduct& product) {
+  const std::size_t blocks = ((product.rows + 2 * kRows - 1) / (2 * kRows)) * ((product.columns + 2 * kColumns - 1) / (2 * kColumns));
+  Meanwhile meanwhile(product.meanwhile, blocks * product.steps * kTurns);
   for (int column = 0; column < product.columns; column += 2 * kColumns) {
     const bool is_wide = product.columns - column > kColumns;
     for (int row = 0; row < product.rows; row += 2 * kRows) {
       const bool is_high = product.rows - row > kRows;
-      if (is_wide) is_high ? block<2, 2>(product, row, column) : block<1, 2>(product, row, column);
-      else is_high ? block<2, 1>(product, row, column) : block<1, 1>(product, row, column);
+      if (is_wide) is_high ? block<2, 2>(product, row, column, meanwhile) : block<1, 2>(product, row, column, meanwhile);
+      else is_high ? block<2, 1>(product, row, column, meanwhile) : block<1, 1>(product, row, column, meanwhile);
     }
   }
+  meanwhile.finish();
 }
 
 }  // namespace

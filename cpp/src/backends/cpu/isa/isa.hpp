@@ -192,6 +192,14 @@ constexpr int kTile = kDepth * kColumns;  ///< elements of one part of a tile
 constexpr int kRows = 16;         ///< rows that are read together: the left operand must be readable up to a multiple of it
 }  // namespace split
 
+/// Rows to split: see MatrixUnit::split_rows.
+struct SplitRows {
+  const float* x;
+  std::size_t x_stride, rows, count;
+  std::uint16_t* to;
+  std::size_t to_stride, part;
+};
+
 /// c[i][j] (+)= sum over steps s and k < 32 of a[i * a_stride + s.offset + k] * b[s * 32 + k][j]
 struct SplitProduct {
   int rows, columns;
@@ -209,6 +217,7 @@ struct SplitProduct {
   /// In whole tiles the sum begins with what c holds instead of being added to it: a rounding more for each of the six products of a
   /// step, still a third of a multiply-add's, but an eighth of the time less where sums are short.
   bool chains = false;
+  const SplitRows* meanwhile = nullptr;  ///< split during the product, which leaves the vector units idle
 };
 
 /// Transforms of kDepth tiles of an image as an operand of a SplitProduct over the tiles, for the positions in some of a tile's rows.
