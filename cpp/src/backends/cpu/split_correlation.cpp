@@ -17,6 +17,8 @@ constexpr double kSplitTaskWork = 2e6;
 constexpr std::size_t kFewestPixels = 96, kMostPixels = 256;
 /// Bytes of the copies of a task, which stay in the second-level cache beside a panel of weights.
 constexpr std::size_t kCopyBytes = 640 << 10;
+/// Bytes of weights beside them that stay there too.
+constexpr std::size_t kNearBytes = 512 << 10;
 /// Columns of a task at least: splitting a source number costs as much as its products with 56 columns.
 constexpr int kFewestColumns = 128;
 
@@ -293,29 +295,39 @@ void SplitCorrelation::multiply(const Part& part, const Task& task, int group, R
   const auto* weights = reinterpret_cast<const std::uint16_t*>(packed_weights_.data()) + part.weights_offset;
   const std::size_t group_tile = std::size_t(group) * ceil_divide(group_columns_, split::kColumns);
   SplitProduct product{};
-  product.rows = runs.rows;
   product.steps = steps;
   product.a_stride = copies.stride();
   product.a_part = copies.part();
   product.offsets = part.offsets[block].data();
   product.b_columns = tile_elements(part);
   product.c_stride = std::size_t(shape.step_x) * shape.result_channels;
-  product.c_rows = runs.places;
   product.overwrites = block == 0;
-  for (int unit = units.begin; unit < units.end; ++unit) {
+  // Weights that stay in the second-level cache meet a few rows at a time, which are written as they lie; others meet all rows of a run.
+  const std::size_t bytes = tile_elements(part) * sizeof(std::uint16_t) * 2 * units.size();
+  const int most_rows = bytes <= kNearBytes ? 2 * split::kRows : runs.rows;
+  const auto multiply_rows = [&](const std::uint16_t* a, float* c, int first_row, int unit) {
     const int column = group * group_columns_ + unit * kUnitColumns;
+    product.rows = std::min(most_rows, runs.rows - first_row);
+    product.a = a + first_row * copies.stride();
     product.columns = std::min(kUnitColumns, group_columns_ - unit * kUnitColumns);
     product.b = weights + (group_tile + 2 * unit) * tile_elements(part) + part.first_step[block] * (split::kParts * split::kTile);
+    product.c = c + (runs.places ? 0 : first_row * product.c_stride) + column;
+    product.c_rows = runs.places ? runs.places + first_row : nullptr;
     product.start = has_start_ && block == 0 ? start_.data() + column : nullptr;
+    isa().matrix_unit->multiply(product);
+  };
+  const auto multiply_runs = [&](Range run_units) {
     for (int n = 0; n < runs.images; ++n)
       for (int i = 0; i < runs.lines; ++i) {
         const std::size_t image = windows[0].begin + n, line = shape.first_y + std::size_t(windows[1].begin + i) * shape.step_y;
         const std::size_t pixel = (image * shape.result_height + line) * shape.result_width + shape.first_x + std::size_t(windows[2].begin) * shape.step_x;
-        product.a = reinterpret_cast<const std::uint16_t*>(scratch) + n * copies.image() + i * copies.line();
-        product.c = result + pixel * shape.result_channels + column;
-        isa().matrix_unit->multiply(product);
+        const auto* a = reinterpret_cast<const std::uint16_t*>(scratch) + n * copies.image() + i * copies.line();
+        for (int row = 0; row < runs.rows; row += most_rows)
+          for (int unit = run_units.begin; unit < run_units.end; ++unit) multiply_rows(a, result + pixel * shape.result_channels, row, unit);
       }
-  }
+  };
+  if (bytes <= kNearBytes) return multiply_runs(units);
+  for (int unit = units.begin; unit < units.end; ++unit) multiply_runs({unit, unit + 1});
 }
 
 }  // namespace mpsnn::cpu

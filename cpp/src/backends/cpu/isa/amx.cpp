@@ -180,15 +180,21 @@ inline float* row_of(const SplitProduct& product, int row) {
   return product.c + (product.c_rows ? product.c_rows[row] : row * static_cast<std::ptrdiff_t>(product.c_stride));
 }
 
-void add_tile(const float* tile, const SplitProduct& product, int row, int column) {
-  const int rows = product.rows - row < kRows ? product.rows - row : kRows;
-  const __mmask16 lanes = first_lanes(product.columns - column);
-  const __m512 start = product.start ? _mm512_maskz_loadu_ps(lanes, product.start + column) : _mm512_setzero_ps();
+/// Rows of `sums`, one or two tiles wide, into the result from (row, column) on.
+template <int ColumnTiles>
+void add_rows(const float* sums, const SplitProduct& product, int row, int rows, int column) {
+  __mmask16 lanes[ColumnTiles];
+  __m512 start[ColumnTiles];
+  for (int j = 0; j < ColumnTiles; ++j) {
+    lanes[j] = first_lanes(product.columns - column - j * kColumns);
+    start[j] = product.start ? _mm512_maskz_loadu_ps(lanes[j], product.start + column + j * kColumns) : _mm512_setzero_ps();
+  }
   const bool adds = !product.overwrites && !product.start;
-  for (int i = row; i < row + rows; ++i, tile += 16) {
+  for (int i = row; i < row + rows; ++i, sums += 2 * kColumns) {
     if (product.c_rows && product.c_rows[i] < 0) continue;
     float* c = row_of(product, i) + column;
-    _mm512_mask_storeu_ps(c, lanes, _mm512_add_ps(_mm512_load_ps(tile), adds ? _mm512_maskz_loadu_ps(lanes, c) : start));
+    for (int j = 0; j < ColumnTiles; ++j, c += kColumns)
+      _mm512_mask_storeu_ps(c, lanes[j], _mm512_add_ps(_mm512_load_ps(sums + j * kColumns), adds ? _mm512_maskz_loadu_ps(lanes[j], c) : start[j]));
   }
 }
 
@@ -209,13 +215,13 @@ void block(const SplitProduct& product, int row, int column, Meanwhile& meanwhil
   }
   block.clear();
   block.run(meanwhile);
-  alignas(64) float tiles[4][kRows * kColumns];
-  _tile_stored(0, tiles[0], 64);
-  if constexpr (ColumnTiles > 1) _tile_stored(1, tiles[1], 64);
-  if constexpr (RowTiles > 1) _tile_stored(2, tiles[2], 64);
-  if constexpr (RowTiles > 1 && ColumnTiles > 1) _tile_stored(3, tiles[3], 64);
-  for (int i = 0; i < RowTiles; ++i)
-    for (int j = 0; j < ColumnTiles; ++j) add_tile(tiles[2 * i + j], product, row + i * kRows, column + j * kColumns);
+  alignas(64) float sums[2 * kRows][2 * kColumns];
+  _tile_stored(0, sums[0], sizeof sums[0]);
+  if constexpr (ColumnTiles > 1) _tile_stored(1, sums[0] + kColumns, sizeof sums[0]);
+  if constexpr (RowTiles > 1) _tile_stored(2, sums[kRows], sizeof sums[0]);
+  if constexpr (RowTiles > 1 && ColumnTiles > 1) _tile_stored(3, sums[kRows] + kColumns, sizeof sums[0]);
+  const int rows = product.rows - row < RowTiles * kRows ? product.rows - row : RowTiles * kRows;
+  add_rows<ColumnTiles>(sums[0], product, row, rows, column);
 }
 
 void multiply(const SplitProduct& product) {
