@@ -1,0 +1,72 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Convolutions of sizes that the matrix unit is chosen for, where there is one: every way in which it reads a source, against the
+engine that counts in float64."""
+
+import mpsnn
+import numpy as np
+import pytest
+from engines import evaluate, normal, result_of
+from geometry_cases import Edge, Method, Padding, WindowCase
+from test_convolution import compare_engines, convolution, descriptor_of, weights_of
+
+ONE, TWO = (1, 1), (2, 2)
+CASES = {
+    "strided": WindowCase(2, 21, 19, 40, (3, 3), TWO, ONE, outputs=72),
+    "strided unevenly": WindowCase(2, 20, 23, 33, (4, 3), (3, 2), ONE, Padding(Method.SizeFull), outputs=48),
+    "small images joined": WindowCase(5, 7, 7, 64, (3, 3), ONE, ONE, outputs=40),
+    "stride beyond the kernel": WindowCase(
+        2, 18, 21, 64, (1, 2), (2, 3), ONE, Padding(Method.SizeValidOnly), outputs=48
+    ),
+    "dilated": WindowCase(2, 16, 17, 34, (3, 2), (2, 1), (2, 3), Padding(Method.SizeSame), outputs=64),
+    "cropped and padded": WindowCase(
+        2, 15, 18, 32, (3, 3), TWO, ONE, Padding(explicit_y=(-2, 3), explicit_x=(4, -1)), outputs=36
+    ),
+    "clamped": WindowCase(2, 14, 13, 48, (3, 5), TWO, ONE, Padding(Method.SizeSame, edge=Edge.Clamp), outputs=64),
+    "woven": WindowCase(2, 24, 30, 3, (5, 5), ONE, ONE, outputs=64),
+    "woven, clamped": WindowCase(
+        2, 25, 30, 4, (7, 5), TWO, ONE, Padding(Method.SizeSame, edge=Edge.Clamp), outputs=128
+    ),
+    "groups": WindowCase(2, 15, 16, 128, (3, 3), TWO, ONE, groups=2, outputs=96),
+    "merged groups": WindowCase(1, 13, 15, 192, (3, 3), ONE, ONE, groups=8, outputs=320),
+    "channels in blocks": WindowCase(1, 20, 20, 608, (3, 3), TWO, ONE, outputs=32),
+    "pointwise": WindowCase(2, 19, 17, 72, (1, 1), ONE, ONE, outputs=104),
+    "pointwise, strided": WindowCase(2, 19, 17, 65, (1, 1), TWO, ONE, outputs=80),
+}
+
+
+def build_of(case, absolute=False):
+    return convolution(weights_of(descriptor_of(case), case.seed, absolute), case.padding.policy())
+
+
+@pytest.mark.parametrize("case", CASES.values(), ids=CASES)
+def test_the_engines_agree_in_every_way_of_reading(case, monkeypatch):
+    monkeypatch.setenv("MPSNN_CONV", "gemm")
+    result = (case.images, *case.result_size(), case.outputs)
+    compare_engines(case, lambda absolute: build_of(case, absolute), result)
+
+
+@pytest.mark.parametrize("name", ["strided", "small images joined", "woven", "channels in blocks", "pointwise"])
+def test_the_number_of_threads_changes_no_bit(name, monkeypatch):
+    monkeypatch.setenv("MPSNN_CONV", "gemm")
+    case = CASES[name]
+    x, incoming = normal(3, *case.shape), normal(4, case.images, *case.result_size(), case.outputs)
+    before, values = mpsnn.num_threads(), []
+    try:
+        for threads in (1, 2, 5):
+            mpsnn.set_num_threads(threads)
+            got = evaluate("cpu", build_of(case), [x], incoming)
+            values.append([got.result, got.gradients[0]])
+    finally:
+        mpsnn.set_num_threads(before)
+    for other in values[1:]:
+        assert all(np.array_equal(a, b) for a, b in zip(values[0], other, strict=True))
+
+
+def test_an_infinite_number_stays_visible(monkeypatch):
+    monkeypatch.setenv("MPSNN_CONV", "gemm")
+    case = CASES["strided"]
+    x = normal(3, *case.shape)
+    x[1, 4, 6, 7] = np.inf
+    result, expected = (result_of(build_of(case), x, engine=engine) for engine in ("cpu", "reference"))
+    assert not np.isfinite(result[~np.isfinite(expected)]).any()
+    assert np.isfinite(result[0]).all()
