@@ -53,13 +53,13 @@ double step_count(const std::vector<CorrelationPart>& parts, int channels, bool 
   return steps;
 }
 
-/// Cycles of the unit for a pixel of each part: products at three quarters of the peak, and the end of each tile; splitting what is
+/// Cycles of the unit for a pixel of each part: products at two thirds of the peak, and the end of each tile; splitting what is
 /// read, which is slow in short rows of a group; and weaving.
 double pixel_cycles(const std::vector<CorrelationPart>& parts, int merged, bool weaves) {
   const CorrelationShape& shape = parts[0].shape;
   const Axis &y = shape.window.y, &x = shape.window.x;
   const int groups = shape.groups / merged, channels = shape.source_channels / groups, columns = shape.result_channels / groups;
-  const double products = ceil_divide(columns, split::kColumns) * (8.0 * step_count(parts, channels, weaves) + 4.0 * parts.size());
+  const double products = ceil_divide(columns, split::kColumns) * (9.0 * step_count(parts, channels, weaves) + 4.0 + 2.0 * (parts.size() - 1));
   const double reads = (weaves ? y.kernel : y.kernel > 1 ? y.stride : 1) * (x.kernel > 1 ? x.stride : 1) * double(channels);
   return groups * (products + reads * (weaves ? 1.6 : groups == 1 || channels >= 2 * split::kDepth ? 0.7 : channels < split::kDepth ? 3.0 : 2.0));
 }
@@ -70,6 +70,19 @@ bool may_weave(const std::vector<CorrelationPart>& parts) {
 }
 
 bool should_weave(const std::vector<CorrelationPart>& parts) { return may_weave(parts) && pixel_cycles(parts, 1, true) < pixel_cycles(parts, 1, false); }
+
+/// Rows of the tiles for an image: those between the lines of a run and behind its end are multiplied too.
+double row_count(const std::vector<CorrelationPart>& parts) {
+  const int height = most_outputs(parts, &Window::y), width = most_outputs(parts, &Window::x);
+  const SplitAxis x = [&] {
+    std::vector<Axis> axes;
+    for (const CorrelationPart& part : parts) axes.push_back(part.shape.window.x);
+    return SplitAxis(axes);
+  }();
+  const int lines = std::clamp(200 / width, 1, height), pitch = ceil_divide(x.count(width), x.stride());
+  const double run = round_up((lines - 1) * pitch + width, split::kRows), by_line = double(lines) * round_up(width, split::kRows);
+  return double(height) / lines * std::min(run, by_line);
+}
 
 int groups_to_merge(const std::vector<CorrelationPart>& parts) {
   const CorrelationShape& shape = parts[0].shape;
@@ -86,10 +99,8 @@ int groups_to_merge(const std::vector<CorrelationPart>& parts) {
 
 double split_cycles(std::vector<CorrelationPart> parts) {
   parts = in_one_line(std::move(parts));
-  const double rows = double(parts[0].shape.images) * most_outputs(parts, &Window::y) * most_outputs(parts, &Window::x);
-  const double junk = 8;  // rows of the last tile of a run that nobody needs; a run has some 200
   const double cycles = should_weave(parts) ? pixel_cycles(parts, 1, true) : pixel_cycles(parts, groups_to_merge(parts), false);
-  return (rows * 1.05 + junk) * cycles;
+  return parts[0].shape.images * row_count(parts) * cycles;
 }
 
 bool can_split(const std::vector<CorrelationPart>& parts) {
