@@ -61,7 +61,7 @@ double pixel_cycles(const std::vector<CorrelationPart>& parts, int merged, bool 
   const int groups = shape.groups / merged, channels = shape.source_channels / groups, columns = shape.result_channels / groups;
   const double products = ceil_divide(columns, split::kColumns) * (9.0 * step_count(parts, channels, weaves) + 4.0 + 2.0 * (parts.size() - 1));
   const double reads = (weaves ? y.kernel : y.kernel > 1 ? y.stride : 1) * (x.kernel > 1 ? x.stride : 1) * double(channels);
-  return groups * (products + reads * (weaves ? 1.6 : groups == 1 || channels >= 2 * split::kDepth ? 0.7 : channels < split::kDepth ? 3.0 : 2.0));
+  return groups * (products + reads * (weaves ? 1.4 : groups == 1 || channels >= 2 * split::kDepth ? 0.7 : channels < split::kDepth ? 3.0 : 2.0));
 }
 
 bool may_weave(const std::vector<CorrelationPart>& parts) {
