@@ -277,7 +277,9 @@ class MatrixUnitWinograd final : public WinogradKernel {
     const std::size_t weights = groups_ * positions() * u_step_ / 2, tile = std::size_t(positions()) * m_stride_;
     const std::size_t room = weights <= kNearFloats / 2 ? kNearFloats - weights : kFarFloats;
     const std::size_t most = std::max<std::size_t>(1, room / tile / split::kRows);
-    blocks_ = std::max<std::size_t>((units() + most - 1) / most, ceil_divide(kTasks, groups_));
+    // Tasks for more threads, of 64 tiles at least: with fewer, their products take no longer than reading the weights.
+    const std::size_t enough = std::min<std::size_t>(ceil_divide(kTasks, groups_), std::max<std::size_t>(1, units() / 4));
+    blocks_ = std::max((units() + most - 1) / most, enough);
     // An odd number of long tasks leaves one of two threads waiting at the end.
     if (blocks_ < 2 * kBlocks) blocks_ = round_up<std::size_t>(blocks_, 2);
     blocks_ = std::min(blocks_, units());
