@@ -61,7 +61,7 @@ double pixel_cycles(const std::vector<CorrelationPart>& parts, int merged, bool 
   const int groups = shape.groups / merged, channels = shape.source_channels / groups, columns = shape.result_channels / groups;
   const double products = ceil_divide(columns, split::kColumns) * (9.0 * step_count(parts, channels, weaves) + 4.0 + 2.0 * (parts.size() - 1));
   const double reads = (weaves ? y.kernel : y.kernel > 1 ? y.stride : 1) * (x.kernel > 1 ? x.stride : 1) * double(channels);
-  return groups * (products + reads * (weaves ? 1.4 : groups == 1 || channels >= 2 * split::kDepth ? 0.7 : channels < split::kDepth ? 3.0 : 2.0));
+  return groups * (products + reads * (weaves ? 1.2 : groups == 1 || channels >= 2 * split::kDepth ? 0.7 : channels < split::kDepth ? 3.0 : 2.0));
 }
 
 bool may_weave(const std::vector<CorrelationPart>& parts) {
@@ -69,7 +69,9 @@ bool may_weave(const std::vector<CorrelationPart>& parts) {
   return parts.size() == 1 && parts[0].shape.groups == 1 && y.kernel > 1 && x.kernel > 1 && x.dilation == 1;
 }
 
-bool should_weave(const std::vector<CorrelationPart>& parts) { return may_weave(parts) && pixel_cycles(parts, 1, true) < pixel_cycles(parts, 1, false); }
+bool should_weave(const std::vector<CorrelationPart>& parts) {
+  return may_weave(parts) && pixel_cycles(parts, 1, true) < pixel_cycles(parts, 1, false);
+}
 
 /// Rows of the tiles for an image: those between the lines of a run and behind its end are multiplied too.
 double row_count(const std::vector<CorrelationPart>& parts) {
@@ -299,7 +301,9 @@ void SplitCorrelation::multiply(const Part& part, const Task& task, int group, R
   const CorrelationShape& shape = part.correlation.shape;
   const SplitLines& copies = lines_[0];
   const auto& w = task.windows;
-  const Range windows[3] = {w.images, {w.lines.begin, std::min(w.lines.end, shape.window.y.output)}, {w.columns.begin, std::min(w.columns.end, shape.window.x.output)}};
+  const Range windows[3] = {w.images,
+                            {w.lines.begin, std::min(w.lines.end, shape.window.y.output)},
+                            {w.columns.begin, std::min(w.columns.end, shape.window.x.output)}};
   const std::size_t steps = part.offsets[block].size();
   if (windows[1].size() == 0 || windows[2].size() == 0 || (steps == 0 && block > 0)) return;
   const Runs runs = choose_runs(shape, windows, reinterpret_cast<std::ptrdiff_t*>(scratch + places_offset_));
@@ -331,7 +335,8 @@ void SplitCorrelation::multiply(const Part& part, const Task& task, int group, R
     for (int n = 0; n < runs.images; ++n)
       for (int i = 0; i < runs.lines; ++i) {
         const std::size_t image = windows[0].begin + n, line = shape.first_y + std::size_t(windows[1].begin + i) * shape.step_y;
-        const std::size_t pixel = (image * shape.result_height + line) * shape.result_width + shape.first_x + std::size_t(windows[2].begin) * shape.step_x;
+        const std::size_t pixel = (image * shape.result_height + line) * shape.result_width + shape.first_x +
+                                  std::size_t(windows[2].begin) * shape.step_x;
         const auto* a = reinterpret_cast<const std::uint16_t*>(scratch) + n * copies.image() + i * copies.line();
         for (int row = 0; row < runs.rows; row += most_rows)
           for (int unit = run_units.begin; unit < run_units.end; ++unit) multiply_rows(a, result + pixel * shape.result_channels, row, unit);
