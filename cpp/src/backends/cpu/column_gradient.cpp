@@ -34,20 +34,30 @@ class ColumnGradientKernel final : public Kernel {
         images_(std::max(0, images)),
         packed_(isa_, geometry.output_channels, column_count(geometry)),
         weights_(packed_.count()),
-        zeros_(packed_.padded_columns()) {
+        zeros_(packed_.padded_columns()),
+        unit_(packed_.blocks() == 1 && geometry.output_channels >= split::kDepth ? isa_.matrix_unit : nullptr) {
     std::fill_n(zeros_.data(), packed_.padded_columns(), 0.0f);
     const Axis& y = geometry.window.y;
     bands_ = std::clamp(y.input / (kBandWindows * y.extent()), 1, ceil_divide(kColumnTasks, std::max(1, images_)));
     block_ = std::clamp(kProductFloats / packed_.padded_columns(), isa_.rows, 8 * isa_.rows);
     // An odd number of cache lines, so that rows do not fall on each other.
     stride_ = round_up(packed_.columns(), 16) | 16;
+    products_offset_ = thread_.add(std::size_t(block_) * stride_);
+    if (unit_) {
+      const int steps = ceil_divide(packed_.depth(), split::kDepth);
+      a_stride_ = steps * split::kDepth | split::kDepth;
+      b_columns_ = std::size_t(steps) * split::kParts * split::kTile;
+      a_offset_ = thread_.add(split::kParts * a_part() / 2);  // two elements in a float
+      split_weights_ = AlignedFloats(ceil_divide(packed_.columns(), split::kColumns) * b_columns_ / 2);
+    }
     for (int o = 0; o < geometry.window.x.output; ++o) taps_x_.push_back(geometry.window.x.taps_inside(o));
   }
 
-  std::size_t scratch_bytes() const override { return thread_floats() * max_thread_count() * sizeof(float); }
+  std::size_t scratch_bytes() const override { return thread_.floats() * max_thread_count() * sizeof(float); }
 
   std::string algorithm() const override {
-    return "GEMM " + std::to_string(isa_.rows) + "x" + std::to_string(isa_.tile_columns()) + " " + isa_.name + " + col2im";
+    const std::string tile = unit_ ? "" : std::to_string(isa_.rows) + "x" + std::to_string(isa_.tile_columns()) + " ";
+    return "GEMM " + tile + isa_.name + (unit_ ? ", 3 x bfloat16" : "") + " + col2im";
   }
 
   void run(const KernelCall& call) override {
@@ -62,12 +72,13 @@ class ColumnGradientKernel final : public Kernel {
       float* to = result + (image * y.input + lines.begin) * x.input * geometry_.input_channels;
       const float* incoming =
           call.input<float>(0) + image * std::max(0, y.output) * std::max(0, x.output) * geometry_.output_channels;
-      run_band(incoming, lines, call.input<float>(2), to, static_cast<float*>(call.scratch) + thread * thread_floats());
+      run_band(incoming, lines, call.input<float>(2), to, static_cast<float*>(call.scratch) + thread * thread_.floats());
     });
   }
 
  private:
-  std::size_t thread_floats() const { return std::size_t(block_) * stride_; }
+  /// Elements of a part of a block's incoming gradient, in whole tiles.
+  std::size_t a_part() const { return std::size_t(round_up(block_, split::kRows)) * a_stride_; }
 
   void pack(const float* weights) {
     const int panels = packed_.panels(), channels = geometry_.input_channels, taps_x = geometry_.window.x.kernel;
@@ -84,11 +95,16 @@ class ColumnGradientKernel final : public Kernel {
                   k + count == last ? stride - (last - first) : 0);
         k += count;
       }
+      if (!unit_) return;
+      auto* tiles = reinterpret_cast<std::uint16_t*>(split_weights_.data()) + first / split::kColumns * b_columns_;
+      unit_->split_pairs(to, stride, packed_.depth(), last - first, tiles, b_columns_);
     });
   }
 
   /// `result` is the first of the band's lines.
-  void run_band(const float* incoming, Range lines, const float* bias, float* result, float* products) const {
+  void run_band(const float* incoming, Range lines, const float* bias, float* result, float* scratch) const {
+    const OpenMatrixUnit open(unit_);
+    float* products = scratch + products_offset_;
     const Axis& x = geometry_.window.x;
     const int channels = geometry_.input_channels, pixels = lines.size() * x.input;
     for (int pixel = 0; pixel < pixels; ++pixel)
@@ -102,14 +118,22 @@ class ColumnGradientKernel final : public Kernel {
     while (last > first && band.taps_inside(last - 1).size() == 0) --last;
     for (int pixel = first * x.output; pixel < last * x.output; pixel += block_) {
       const int count = std::min(block_, last * x.output - pixel);
-      multiply(incoming + std::ptrdiff_t(pixel) * geometry_.output_channels, count, products);
+      multiply(incoming + std::ptrdiff_t(pixel) * geometry_.output_channels, count, scratch);
       for (int i = 0; i < count; ++i)
         add_patch(band, (pixel + i) / x.output, (pixel + i) % x.output, products + std::ptrdiff_t(i) * stride_, result);
     }
     if (epilogue_.has_neuron()) apply_neuron(epilogue_.neuron, result, pixels, channels);
   }
 
-  void multiply(const float* incoming, int pixels, float* products) const {
+  void multiply(const float* incoming, int pixels, float* scratch) const {
+    float* products = scratch + products_offset_;
+    if (unit_) {
+      auto* a = reinterpret_cast<std::uint16_t*>(scratch + a_offset_);
+      unit_->split_rows(incoming, geometry_.output_channels, pixels, packed_.depth(), a, a_stride_, a_part());
+      return unit_->multiply({.rows = pixels, .columns = packed_.columns(), .steps = b_columns_ / (split::kParts * split::kTile), .a = a,
+                              .a_stride = a_stride_, .a_part = a_part(), .b = reinterpret_cast<const std::uint16_t*>(split_weights_.data()),
+                              .b_columns = b_columns_, .c = products, .c_stride = std::size_t(stride_), .overwrites = true});
+    }
     for (int block = 0; block < packed_.blocks(); ++block)
       multiply_rows(isa_, pixels, incoming + packed_.block_begin(block), geometry_.output_channels, packed_, weights_.data(),
                     block, {0, packed_.panels()}, products, stride_, block == 0 ? zeros_.data() : nullptr);
@@ -142,6 +166,10 @@ class ColumnGradientKernel final : public Kernel {
   PackedVersion version_;
   std::vector<Range> taps_x_;
   int bands_ = 1, block_ = 1, stride_ = 0;
+  const MatrixUnit* unit_;  ///< null where products are done in vectors
+  AlignedFloats split_weights_;
+  std::size_t a_stride_ = 0, b_columns_ = 0, products_offset_ = 0, a_offset_ = 0;
+  ScratchLayout thread_;
 };
 
 }  // namespace
