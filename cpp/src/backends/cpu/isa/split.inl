@@ -1,4 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
+#pragma once
+
 // How AVX-512 splits float32 numbers into bfloat16 parts for the matrix unit.
 #if !defined(__clang__)
 #pragma GCC diagnostic ignored "-Wuninitialized"
