@@ -173,7 +173,7 @@ void SplitCorrelation::lay_out_weights() {
     for (int block = 0; block < blocks(); ++block) {
       const int channels = block_channels(block).size();
       std::vector<std::ptrdiff_t>& offsets = part.offsets.emplace_back();
-      for (const SplitPiece& piece : lines_[0].pieces(part.correlation.shape.window, channels))
+      for (const SplitPiece& piece : part.pieces.emplace_back(lines_[0].pieces(part.correlation.shape.window, channels)))
         for (int k = 0; k < piece.taps * channels; k += split::kDepth) offsets.push_back(piece.offset + k);
       part.first_step.push_back(part.first_step.back() + offsets.size());
     }
@@ -208,7 +208,7 @@ void SplitCorrelation::pack_unit(const Part& part, const float* weights, int gro
   alignas(64) float panel[split::kDepth * kUnitColumns];
   for (int block = 0; block < blocks(); ++block) {
     const Range channels = block_channels(block);
-    for (const SplitPiece& piece : lines_[0].pieces(part.correlation.shape.window, channels.size()))
+    for (const SplitPiece& piece : part.pieces[block])
       for (int k = 0, depth = piece.taps * channels.size(); k < depth; k += split::kDepth) {
         std::fill_n(panel, split::kDepth * kUnitColumns, 0.0f);
         fill_step(from, first, piece, {k, std::min(depth, k + split::kDepth)}, channels, columns, panel);

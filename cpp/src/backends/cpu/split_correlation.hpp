@@ -32,6 +32,7 @@ class SplitCorrelation final : public Correlation {
   /// A correlation, and where its weights lie: for each group, tile of columns, block of channels.
   struct Part {
     CorrelationPart correlation;
+    std::vector<std::vector<SplitPiece>> pieces;       ///< of each block
     std::vector<std::vector<std::ptrdiff_t>> offsets;  ///< of each block's steps, in the copied lines
     std::vector<std::size_t> first_step;               ///< of each block, and the count of all
     std::size_t weights_offset = 0;
