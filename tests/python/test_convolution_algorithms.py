@@ -114,7 +114,7 @@ def relative_errors(layer, precision):
 @example(layer=((2, 17, 19, 60), 90, 5, 1, 1, PADDINGS[2]))
 def test_winograd_stays_below_its_bound(monkeypatch, layer, precision):
     monkeypatch.setenv("MPSNN_CONV", "winograd")
-    (images, *_, channels), outputs, kernel, _, groups, _ = layer
+    (*_, channels), outputs, kernel, _, groups, _ = layer
     errors, algorithms = relative_errors(layer, precision)
     is_winograd = any("winograd F(" in text for text in algorithms)
     assert is_winograd == (precision == "fast" or kernel == 3)
@@ -172,7 +172,9 @@ def test_a_neuron_follows_the_sum(forced):
         )
         results = []
         for engine in ("reference", "cpu"):
-            network = Network(engine, lambda image: mpsnn.MPSCNNConvolutionNode(image, weights), differentiate=False)
+            network = Network(
+                engine, lambda image, weights=weights: mpsnn.MPSCNNConvolutionNode(image, weights), differentiate=False
+            )
             results.append(network.run([x]).result)
         error = np.linalg.norm(results[1] - results[0]) / np.linalg.norm(results[0])
         assert error <= relative_error_bound(3, "fast", 20)
