@@ -107,4 +107,18 @@ void fold_repetitions(const EnlargedAxis& y, const EnlargedAxis& x, int height, 
 std::size_t pixel_sum_parts(std::size_t pixels);
 void sum_pixels(const float* values, std::size_t pixels, int channels, float* partial, float* result);
 
+/// The gradient of the bias, which every weight gradient computes beside its own: the sum of operand 0 over its pixels. Of a transposed
+/// convolution, seen as the one that it undoes, that is the source's side.
+class BiasGradient {
+ public:
+  BiasGradient(const ConvolutionGeometry& geometry, int images, bool is_transposed);
+  std::size_t scratch_floats() const { return pixel_sum_parts(pixels_) * channels_; }
+  /// Nothing where nobody needs it.
+  void run(const KernelCall& call, float* scratch) const;
+
+ private:
+  std::size_t pixels_;
+  int channels_;
+};
+
 }  // namespace mpsnn::cpu

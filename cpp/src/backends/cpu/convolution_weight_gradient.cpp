@@ -55,9 +55,7 @@ class WeightGradientKernel final : public Kernel {
  public:
   WeightGradientKernel(ConvolutionGeometry geometry, WeightLayout layout, int images, bool is_transposed)
       : isa_(isa_for_columns(geometry.output_channels / geometry.groups)),
-        bias_pixels_(std::size_t(std::max(0, images)) * std::max(0, is_transposed ? geometry.window.y.input : geometry.window.y.output) *
-                     std::max(0, is_transposed ? geometry.window.x.input : geometry.window.x.output)),
-        bias_channels_(is_transposed ? geometry.input_channels : geometry.output_channels),
+        bias_(geometry, images, is_transposed),
         is_exchanged_(exchange(geometry, layout, images)),
         incoming_(is_transposed != is_exchanged_ ? 1 : 0),
         geometry_(geometry),
@@ -83,8 +81,7 @@ class WeightGradientKernel final : public Kernel {
 
   void run(const KernelCall& call) override {
     float* scratch = static_cast<float*>(call.scratch);
-    if (float* bias = call.output<float>(1))
-      sum_pixels(call.input<float>(0), bias_pixels_, bias_channels_, scratch + bias_offset_, bias);
+    bias_.run(call, scratch + bias_offset_);
     float* weights = call.output<float>(0);
     if (!weights) return;
     const float *incoming = call.input<float>(incoming_), *source = call.input<float>(1 - incoming_);
@@ -148,7 +145,7 @@ class WeightGradientKernel final : public Kernel {
     lines_offset_ = thread_.add(block_lines_ * sizeof(const float*) / sizeof(float));
     if (packs_) packed_offset_ = thread_.add(std::size_t(kChain) * round_up(std::min(padded_, kOutputs), panel));
     threads_offset_ = scratch_.add(round_up<std::size_t>(thread_.floats(), 16) * max_thread_count());
-    bias_offset_ = scratch_.add(pixel_sum_parts(bias_pixels_) * bias_channels_);
+    bias_offset_ = scratch_.add(bias_.scratch_floats());
     if (!writes_in_place_) sums_offset_ = scratch_.add(part_floats() * cut_.lines);
   }
 
@@ -292,8 +289,7 @@ class WeightGradientKernel final : public Kernel {
   }
 
   const Isa& isa_;
-  std::size_t bias_pixels_;
-  int bias_channels_;
+  BiasGradient bias_;
   bool is_exchanged_;
   int incoming_;  ///< the operand whose channels are the columns of the sums
   ConvolutionGeometry geometry_;
@@ -341,6 +337,16 @@ void sum_pixels(const float* values, std::size_t pixels, int channels, float* pa
   std::copy_n(partial, channels, result);
   for (std::size_t part = 1; part < parts; ++part)
     for (int c = 0; c < channels; ++c) result[c] += partial[part * channels + c];
+}
+
+BiasGradient::BiasGradient(const ConvolutionGeometry& geometry, int images, bool is_transposed)
+    : channels_(is_transposed ? geometry.input_channels : geometry.output_channels) {
+  const ConvolutionProblem problem{.geometry = geometry, .images = images};
+  pixels_ = is_transposed ? problem.input_pixels() : problem.output_pixels();
+}
+
+void BiasGradient::run(const KernelCall& call, float* scratch) const {
+  if (float* result = call.output<float>(1)) sum_pixels(call.input<float>(0), pixels_, channels_, scratch, result);
 }
 
 }  // namespace mpsnn::cpu

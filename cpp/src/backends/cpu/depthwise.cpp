@@ -232,26 +232,23 @@ class DepthwiseDataGradient final : public DepthwiseKernel {
 class DepthwiseWeightGradient final : public DepthwiseKernel {
  public:
   DepthwiseWeightGradient(const ConvolutionGeometry& geometry, const WeightLayout& layout, int images, bool is_transposed)
-      : DepthwiseKernel(geometry, layout, images), is_transposed_(is_transposed) {
+      : DepthwiseKernel(geometry, layout, images), is_transposed_(is_transposed), bias_(geometry, images, is_transposed) {
     const Axis &y = geometry.window.y, &x = geometry.window.x;
     rows_ = images_ * std::max(0, y.output);
     columns_ = std::max(0, x.output);
     parts_ = std::clamp<std::size_t>(rows_ * columns_ / kPartPixels, 1, kParts);
-    bias_pixels_ = is_transposed ? images_ * y.input * x.input : rows_ * columns_;
-    bias_channels_ = is_transposed ? channels_ : outputs_;
     pointers_offset_ = thread_.add(columns_ * 2 * sizeof(float*) / sizeof(float));
     if (multiplier_ > 1) repeated_offset_ = thread_.add(std::size_t(x.input) * outputs_);
     threads_offset_ = scratch_.add(thread_.floats() * max_thread_count());
     sums_offset_ = scratch_.add(parts_ * taps_ * outputs_);
-    bias_offset_ = scratch_.add(pixel_sum_parts(bias_pixels_) * bias_channels_);
+    bias_offset_ = scratch_.add(bias_.scratch_floats());
   }
 
   std::size_t scratch_bytes() const override { return scratch_.floats() * sizeof(float); }
 
   void run(const KernelCall& call) override {
     float* scratch = static_cast<float*>(call.scratch);
-    if (float* bias = call.output<float>(1))
-      sum_pixels(call.input<float>(0), bias_pixels_, bias_channels_, scratch + bias_offset_, bias);
+    bias_.run(call, scratch + bias_offset_);
     float* weights = call.output<float>(0);
     if (!weights) return;
     const float* incoming = call.input<float>(is_transposed_ ? 1 : 0);
@@ -303,8 +300,8 @@ class DepthwiseWeightGradient final : public DepthwiseKernel {
   }
 
   bool is_transposed_;
-  int bias_channels_ = 0;
-  std::size_t rows_ = 0, columns_ = 0, parts_ = 1, bias_pixels_ = 0;
+  BiasGradient bias_;
+  std::size_t rows_ = 0, columns_ = 0, parts_ = 1;
   ScratchLayout thread_, scratch_;
   std::size_t threads_offset_ = 0, pointers_offset_ = 0, repeated_offset_ = 0, sums_offset_ = 0, bias_offset_ = 0;
 };

@@ -155,16 +155,15 @@ class DepthwiseLines final : public Kernel {
 class DepthwiseLinesWeightGradient final : public Kernel {
  public:
   DepthwiseLinesWeightGradient(const ConvolutionGeometry& geometry, const WeightLayout& layout, int images, bool is_transposed)
-      : isa_(isa()), y_(geometry.window.y), x_(geometry.window.x), layout_(layout), is_transposed_(is_transposed),
+      : isa_(isa()), y_(geometry.window.y), x_(geometry.window.x), layout_(layout), is_transposed_(is_transposed), bias_(geometry, images, is_transposed),
         channels_(geometry.input_channels), taps_(y_.kernel * x_.kernel), inner_(inner_outputs(x_)),
         lines_(std::size_t(std::max(0, images)) * std::max(0, y_.output)) {
     const std::size_t pixels = lines_ * std::max(0, x_.output);
     parts_ = std::clamp<std::size_t>(std::min(pixels / kPartPixels, lines_), 1, kParts);
-    bias_pixels_ = is_transposed ? std::size_t(std::max(0, images)) * y_.input * x_.input : pixels;
     // Few pixels, as of a deep layer, are shared out by channels.
     channel_parts_ = std::clamp<std::size_t>(kFewestTasks / parts_, 1, std::max(1, channels_ / kPartChannels));
     sums_offset_ = scratch_.add(parts_ * taps_ * channels_);
-    bias_offset_ = scratch_.add(pixel_sum_parts(bias_pixels_) * channels_);
+    bias_offset_ = scratch_.add(bias_.scratch_floats());
   }
 
   std::size_t scratch_bytes() const override { return scratch_.floats() * sizeof(float); }
@@ -172,8 +171,7 @@ class DepthwiseLinesWeightGradient final : public Kernel {
 
   void run(const KernelCall& call) override {
     float* scratch = static_cast<float*>(call.scratch);
-    if (float* bias = call.output<float>(1))
-      sum_pixels(call.input<float>(0), bias_pixels_, channels_, scratch + bias_offset_, bias);
+    bias_.run(call, scratch + bias_offset_);
     float* weights = call.output<float>(0);
     if (!weights) return;
     const float* incoming = call.input<float>(is_transposed_ ? 1 : 0);
@@ -257,9 +255,10 @@ class DepthwiseLinesWeightGradient final : public Kernel {
   Axis y_, x_;
   WeightLayout layout_;
   bool is_transposed_;
+  BiasGradient bias_;
   int channels_, taps_;
   Range inner_;
-  std::size_t lines_, parts_ = 1, channel_parts_ = 1, bias_pixels_ = 0, sums_offset_ = 0, bias_offset_ = 0;
+  std::size_t lines_, parts_ = 1, channel_parts_ = 1, sums_offset_ = 0, bias_offset_ = 0;
   ScratchLayout scratch_;
 };
 

@@ -17,10 +17,8 @@ class MatrixUnitWeightGradient final : public Kernel {
   MatrixUnitWeightGradient(const ConvolutionGeometry& geometry, const WeightLayout& layout, int images, bool is_transposed)
       : unit_(*isa().matrix_unit),
         plan_(geometry, layout, images),
-        incoming_(is_transposed != plan_.is_exchanged ? 1 : 0) {
-    const Axis &y = geometry.window.y, &x = geometry.window.x;
-    bias_pixels_ = std::size_t(images) * (is_transposed ? std::size_t(y.input) * x.input : std::size_t(y.output) * x.output);
-    bias_channels_ = is_transposed ? geometry.input_channels : geometry.output_channels;
+        incoming_(is_transposed != plan_.is_exchanged ? 1 : 0),
+        bias_(geometry, images, is_transposed) {
     place();
   }
 
@@ -33,8 +31,7 @@ class MatrixUnitWeightGradient final : public Kernel {
 
   void run(const KernelCall& call) override {
     float* scratch = static_cast<float*>(call.scratch);
-    if (float* bias = call.output<float>(1))
-      sum_pixels(call.input<float>(0), bias_pixels_, bias_channels_, scratch + bias_offset_, bias);
+    bias_.run(call, scratch + bias_offset_);
     float* weights = call.output<float>(0);
     if (!weights) return;
     const float *incoming = call.input<float>(incoming_), *source = call.input<float>(1 - incoming_);
@@ -120,7 +117,7 @@ class MatrixUnitWeightGradient final : public Kernel {
     line_offset_ = thread_.add(std::size_t(copied_pixels) * inputs);
     step_offset_ = thread_.add(std::size_t(kDepth) * groups * outputs);
     threads_offset_ = scratch_.add(round_up<std::size_t>(thread_.floats(), 16) * max_thread_count());
-    bias_offset_ = scratch_.add(pixel_sum_parts(bias_pixels_) * bias_channels_);
+    bias_offset_ = scratch_.add(bias_.scratch_floats());
     writes_in_place_ = plan_.parts == 1 && plan_.geometry.groups == 1 && plan_.taps() == 1 && plan_.layout.output == 1;
     if (!writes_in_place_) sums_offset_ = scratch_.add(part_floats() * plan_.parts);
   }
@@ -350,8 +347,7 @@ class MatrixUnitWeightGradient final : public Kernel {
   const MatrixUnit& unit_;
   WeightGradientPlan plan_;
   int incoming_;  ///< the operand whose channels are the columns of the sums
-  std::size_t bias_pixels_ = 0;
-  int bias_channels_ = 0;
+  BiasGradient bias_;
   bool writes_in_place_ = false;
   int line_rows_ = 1;  ///< rows of the left operand for a line under all taps
   int batch_ = 1;  ///< lines that are copied at a time

@@ -21,13 +21,10 @@ class SplitWinogradWeightGradient final : public Kernel {
         geometry_(geometry),
         layout_(layout),
         is_transposed_(is_transposed),
+        bias_(geometry, images, is_transposed),
         tiles_(geometry.window, images, transforms),
         inputs_(geometry.input_channels / geometry.groups),
         outputs_(geometry.output_channels / geometry.groups) {
-    const std::size_t image_count = std::max(0, images);
-    const Axis &y = geometry.window.y, &x = geometry.window.x;
-    bias_pixels_ = image_count * (is_transposed ? std::size_t(y.input) * x.input : std::size_t(std::max(0, y.output)) * std::max(0, x.output));
-    bias_channels_ = is_transposed ? geometry.input_channels : geometry.output_channels;
     // Ranges of whole tiles of channels.
     input_tiles_ = ceil_divide(inputs_, kChannelTile);
     output_tiles_ = ceil_divide(outputs_, kChannelTile);
@@ -45,7 +42,7 @@ class SplitWinogradWeightGradient final : public Kernel {
     taps_offset_ = thread_.add(std::size_t(transforms.taps) * transforms.taps * range_inputs_);
     row_offset_ = thread_.add(parts_ == 1 ? 0 : std::size_t(positions()) * range_inputs_);
     u_offset_ = thread_.add(shares_sums_ ? 0 : positions() * u_step_);
-    bias_offset_ = scratch_.add(pixel_sum_parts(bias_pixels_) * bias_channels_);
+    bias_offset_ = scratch_.add(bias_.scratch_floats());
     sums_offset_ = scratch_.add(shares_sums_ ? parts_ * ranges * positions() * u_step_ : 0);
     threads_offset_ = scratch_.add(thread_.floats() * max_thread_count());
   }
@@ -62,8 +59,7 @@ class SplitWinogradWeightGradient final : public Kernel {
 
   void run(const KernelCall& call) override {
     float* scratch = static_cast<float*>(call.scratch);
-    if (float* bias = call.output<float>(1))
-      sum_pixels(call.input<float>(0), bias_pixels_, bias_channels_, scratch + bias_offset_, bias);
+    bias_.run(call, scratch + bias_offset_);
     float* weights = call.output<float>(0);
     if (!weights) return;
     const float* incoming = call.input<float>(is_transposed_ ? 1 : 0);
@@ -212,11 +208,12 @@ class SplitWinogradWeightGradient final : public Kernel {
   ConvolutionGeometry geometry_;
   WeightLayout layout_;
   bool is_transposed_, shares_sums_ = false;
+  BiasGradient bias_;
   Tiles tiles_;
   int inputs_, outputs_;
   int input_tiles_ = 0, output_tiles_ = 0, input_ranges_ = 1, output_ranges_ = 1, range_inputs_ = 0, range_outputs_ = 0;
-  int row_groups_ = 1, bias_channels_ = 0;
-  std::size_t bias_pixels_ = 0, parts_ = 1, z_part_ = 0, z_step_ = 0, v_step_ = 0, u_step_ = 0;
+  int row_groups_ = 1;
+  std::size_t parts_ = 1, z_part_ = 0, z_step_ = 0, v_step_ = 0, u_step_ = 0;
   std::size_t v_offset_ = 0, z_offset_ = 0, taps_offset_ = 0, u_offset_ = 0, row_offset_ = 0, bias_offset_ = 0, sums_offset_ = 0,
               threads_offset_ = 0;
   ScratchLayout thread_, scratch_;

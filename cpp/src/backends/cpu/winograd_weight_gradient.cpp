@@ -27,15 +27,12 @@ class WinogradWeightGradient final : public Kernel {
         geometry_(geometry),
         layout_(layout),
         is_transposed_(is_transposed),
+        bias_(geometry, images, is_transposed),
         tiles_(geometry.window, images, transforms),
         inputs_(geometry.input_channels / geometry.groups),
         outputs_(geometry.output_channels / geometry.groups),
         panel_(isa_.lanes * best_vectors(isa_, std::min(kChannels, outputs_), std::min(kChannels, inputs_), kTiles)),
         panels_(ceil_divide(inputs_, panel_)) {
-    const std::size_t image_count = std::max(0, images);
-    const Axis &y = geometry.window.y, &x = geometry.window.x;
-    bias_pixels_ = image_count * (is_transposed ? std::size_t(y.input) * x.input : std::size_t(std::max(0, y.output)) * std::max(0, x.output));
-    bias_channels_ = is_transposed ? geometry.input_channels : geometry.output_channels;
     input_ranges_ = ceil_divide(panels_, std::max(1, kChannels / panel_));
     output_ranges_ = ceil_divide(outputs_, kChannels);
     const std::size_t ranges = std::size_t(geometry.groups) * input_ranges_ * output_ranges_;
@@ -54,7 +51,7 @@ class WinogradWeightGradient final : public Kernel {
     taps_offset_ = thread_.add(std::size_t(transforms.taps) * transforms.taps * range_columns_);
     if (parts_ == 1) u_offset_ = thread_.add(positions() * u_step_);
     row_offset_ = thread_.add(parts_ == 1 ? 0 : positions() * range_columns_);
-    bias_offset_ = scratch_.add(pixel_sum_parts(bias_pixels_) * bias_channels_);
+    bias_offset_ = scratch_.add(bias_.scratch_floats());
     sums_offset_ = scratch_.add(parts_ == 1 ? 0 : parts_ * ranges * positions() * u_step_);
     threads_offset_ = scratch_.add(thread_.floats() * max_thread_count());
   }
@@ -70,8 +67,7 @@ class WinogradWeightGradient final : public Kernel {
 
   void run(const KernelCall& call) override {
     float* scratch = static_cast<float*>(call.scratch);
-    if (float* bias = call.output<float>(1))
-      sum_pixels(call.input<float>(0), bias_pixels_, bias_channels_, scratch + bias_offset_, bias);
+    bias_.run(call, scratch + bias_offset_);
     float* weights = call.output<float>(0);
     if (!weights) return;
     const float* incoming = call.input<float>(is_transposed_ ? 1 : 0);
@@ -177,12 +173,12 @@ class WinogradWeightGradient final : public Kernel {
   ConvolutionGeometry geometry_;
   WeightLayout layout_;
   bool is_transposed_;
+  BiasGradient bias_;
   Tiles tiles_;
   int inputs_, outputs_;
   int panel_;  ///< columns of a panel of input channels
-  int panels_, input_ranges_ = 1, output_ranges_ = 1, block_ = 1, range_columns_ = 0, z_stride_ = 0,
-      bias_channels_ = 0;
-  std::size_t bias_pixels_ = 0, parts_ = 1, v_step_ = 0, z_step_ = 0, u_step_ = 0;
+  int panels_, input_ranges_ = 1, output_ranges_ = 1, block_ = 1, range_columns_ = 0, z_stride_ = 0;
+  std::size_t parts_ = 1, v_step_ = 0, z_step_ = 0, u_step_ = 0;
   std::size_t v_offset_ = 0, z_offset_ = 0, taps_offset_ = 0, u_offset_ = 0, row_offset_ = 0, bias_offset_ = 0, sums_offset_ = 0,
               threads_offset_ = 0;
   ScratchLayout thread_, scratch_;

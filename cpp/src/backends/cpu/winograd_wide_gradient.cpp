@@ -21,13 +21,10 @@ class WideWinogradWeightGradient final : public Kernel {
         geometry_(geometry),
         layout_(layout),
         is_transposed_(is_transposed),
+        bias_(geometry, images, is_transposed),
         tiles_(geometry.window, images, transforms),
         inputs_(round_up(geometry.input_channels, kChannelTile)),
         outputs_(round_up(geometry.output_channels, kChannelTile)) {
-    const std::size_t image_count = std::max(0, images);
-    const Axis &y = geometry.window.y, &x = geometry.window.x;
-    bias_pixels_ = image_count * (is_transposed ? std::size_t(y.input) * x.input : std::size_t(std::max(0, y.output)) * std::max(0, x.output));
-    bias_channels_ = is_transposed ? geometry.input_channels : geometry.output_channels;
     chunk_outputs_ = round_up(ceil_divide(outputs_, ceil_divide(outputs_, kRange)), kChannelTile);
     const std::size_t step_bytes = std::size_t(positions()) * split::kDepth * split::kParts * sizeof(std::uint16_t) * (inputs_ + chunk_outputs_);
     const std::size_t steps = std::max<std::size_t>(1, steps_of(tiles_.count())), most = std::max<std::size_t>(1, kOperandBytes / step_bytes);
@@ -38,7 +35,7 @@ class WideWinogradWeightGradient final : public Kernel {
     v_part_ = kStep * steps_;
     v_step_ = v_part_ * (inputs_ / kChannelTile) + kPadding;
     u_step_ = winograd_step(std::size_t(chunk_outputs_) * inputs_);
-    bias_offset_ = scratch_.add(pixel_sum_parts(bias_pixels_) * bias_channels_);
+    bias_offset_ = scratch_.add(bias_.scratch_floats());
     z_offset_ = scratch_.add(positions() * z_step_ / 2);
     v_offset_ = scratch_.add(positions() * v_step_ / 2);
     u_offset_ = scratch_.add(positions() * u_step_);
@@ -55,8 +52,7 @@ class WideWinogradWeightGradient final : public Kernel {
 
   void run(const KernelCall& call) override {
     float* scratch = static_cast<float*>(call.scratch);
-    if (float* bias = call.output<float>(1))
-      sum_pixels(call.input<float>(0), bias_pixels_, bias_channels_, scratch + bias_offset_, bias);
+    bias_.run(call, scratch + bias_offset_);
     float* weights = call.output<float>(0);
     if (!weights) return;
     const std::size_t block = std::size_t(steps_) * split::kDepth;
@@ -152,10 +148,11 @@ class WideWinogradWeightGradient final : public Kernel {
   ConvolutionGeometry geometry_;
   WeightLayout layout_;
   bool is_transposed_;
+  BiasGradient bias_;
   Tiles tiles_;
   int inputs_, outputs_;  ///< whole tiles of channels
-  int chunk_outputs_ = 0, steps_ = 1, bias_channels_ = 0;
-  std::size_t bias_pixels_ = 0, z_part_ = 0, z_step_ = 0, v_part_ = 0, v_step_ = 0, u_step_ = 0;
+  int chunk_outputs_ = 0, steps_ = 1;
+  std::size_t z_part_ = 0, z_step_ = 0, v_part_ = 0, v_step_ = 0, u_step_ = 0;
   std::size_t bias_offset_ = 0, z_offset_ = 0, v_offset_ = 0, u_offset_ = 0, taps_offset_ = 0;
   ScratchLayout scratch_;
 };

@@ -52,8 +52,12 @@ const Isa& choose() {
     best = candidate.table;
     if (wanted && std::strcmp(wanted, candidate.table->name) == 0) named = candidate.table;
   }
-  if (wanted && *wanted && !named)
-    std::fprintf(stderr, "mpsnn: MPSNN_ISA=%s is unknown or not supported by this machine; using %s\n", wanted, best->name);
+  if (wanted && *wanted && !named) {
+    std::fprintf(stderr, "mpsnn: MPSNN_ISA=%.100s is unknown or not supported by this machine, which has", wanted);
+    for (const Candidate& candidate : candidates)
+      if (candidate.is_supported) std::fprintf(stderr, " %s", candidate.table->name);
+    std::fprintf(stderr, "; using %s\n", best->name);
+  }
   return named ? *named : *best;
 }
 
