@@ -9,6 +9,7 @@
 #include <limits>
 #include <type_traits>
 
+#include "core/fetch_ahead.hpp"
 #include "core/parallel.hpp"
 #include "mpsnn/error.hpp"
 
@@ -21,8 +22,13 @@ template <class T>
 bool has_nonfinite(const T* begin, const T* end) {
   using Bits = std::conditional_t<sizeof(T) == 4, std::int32_t, std::int64_t>;
   constexpr Bits kInfinity = std::bit_cast<Bits>(std::numeric_limits<T>::infinity()), kMagnitude = std::numeric_limits<Bits>::max();
+  constexpr std::ptrdiff_t kLines = 4, kBlock = kLines * kCacheLine / sizeof(T);
   Bits found = 0;
-  for (; begin != end; ++begin) found |= (std::bit_cast<Bits>(*begin) & kMagnitude) >= kInfinity ? 1 : 0;
+  for (; begin != end; begin += std::min(kBlock, end - begin)) {
+    fetch_ahead<kLines>(begin);
+    for (std::ptrdiff_t i = 0, count = std::min(kBlock, end - begin); i < count; ++i)
+      found |= (std::bit_cast<Bits>(begin[i]) & kMagnitude) >= kInfinity ? 1 : 0;
+  }
   return found != 0;
 }
 

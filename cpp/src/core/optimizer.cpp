@@ -7,6 +7,7 @@
 #include <sstream>
 #include <string>
 
+#include "core/fetch_ahead.hpp"
 #include "core/parallel.hpp"
 #include "mpsnn/error.hpp"
 
@@ -118,16 +119,29 @@ struct AMSGrad {
   }
 };
 
-/// In place, `v` is not looked at: the compiler would find that it overlaps `r` and not make vectors.
+/// Applies a rule to a few elements. In place, `v` is not looked at: the compiler would find that it overlaps `r` and not make vectors.
 template <bool kInPlace, class T, class Rule>
-void update(const Preparation<T>& prepare, const Rule& rule, const T* __restrict g, const T* __restrict v, T* __restrict r,
-            T* __restrict h0, T* __restrict h1, T* __restrict h2, std::size_t count) {
+inline void update(const Preparation<T>& prepare, const Rule& rule, const T* __restrict g, const T* __restrict v, T* __restrict r,
+                   T* __restrict h0, T* __restrict h1, T* __restrict h2, std::size_t count) {
   for (std::size_t i = 0; i < count; ++i) {
     const T value = kInPlace ? r[i] : v[i], gradient = prepare(g[i], value);
     if constexpr (Rule::kHistory == 0) r[i] = rule(gradient, value);
     if constexpr (Rule::kHistory == 1) r[i] = rule(gradient, value, h0[i]);
     if constexpr (Rule::kHistory == 2) r[i] = rule(gradient, value, h0[i], h1[i]);
     if constexpr (Rule::kHistory == 3) r[i] = rule(gradient, value, h0[i], h1[i], h2[i]);
+  }
+}
+
+/// The same for a stretch: parameters were last seen a step ago and come from far.
+template <bool kInPlace, class T, class Rule>
+void update_stretch(const Preparation<T>& prepare, const Rule& rule, const T* g, const T* v, T* r, T* const (&h)[3], std::size_t count) {
+  constexpr std::size_t kLines = 4, kBlock = kLines * kCacheLine / sizeof(T);
+  for (std::size_t i = 0; i < count; i += kBlock) {
+    fetch_ahead<kLines>(g + i);
+    fetch_ahead<kLines>((kInPlace ? r : v) + i);
+    for (int k = 0; k < Rule::kHistory; ++k) fetch_ahead<kLines>(h[k] + i);
+    const auto at = [i](T* p) { return p ? p + i : nullptr; };
+    update<kInPlace>(prepare, rule, g + i, v + i, r + i, at(h[0]), at(h[1]), at(h[2]), std::min(kBlock, count - i));
   }
 }
 
@@ -144,8 +158,9 @@ void run(const NNOptimizerDescriptor& descriptor, const Rule& rule, const Buffer
   parallel_for((count + kStretch - 1) / kStretch, [&](std::size_t task, int) {
     const std::size_t begin = task * kStretch, length = std::min(kStretch, count - begin);
     const auto from = [begin](T* p) { return p ? p + begin : nullptr; };
-    const auto apply = values.data() == result.data() ? update<true, T, Rule> : update<false, T, Rule>;
-    apply(prepare, rule, from(numbers(gradient)), from(numbers(values)), from(numbers(result)), from(h[0]), from(h[1]), from(h[2]), length);
+    T* const histories[3] = {from(h[0]), from(h[1]), from(h[2])};
+    const auto apply = values.data() == result.data() ? update_stretch<true, T, Rule> : update_stretch<false, T, Rule>;
+    apply(prepare, rule, from(numbers(gradient)), from(numbers(values)), from(numbers(result)), histories, length);
   });
 }
 
