@@ -17,10 +17,6 @@ int column_count(const ConvolutionGeometry& geometry) {
   return geometry.window.y.kernel * geometry.window.x.kernel * geometry.input_channels;
 }
 
-inline void add_run(float* to, const float* from, int count) {
-  for (int i = 0; i < count; ++i) to[i] += from[i];
-}
-
 /// Data gradient by columns: each pixel of the incoming gradient times the weights of all taps (one row of kH x kW x I products),
 /// added where the taps lie. Multiplies nothing that falls outside of the image's border and fills whole vectors when the image
 /// has few channels; costs an addition for each product. A task owns a band of lines of one image.
@@ -144,15 +140,12 @@ class ColumnGradientKernel final : public Kernel {
     const int channels = geometry_.input_channels;
     const Range taps_y = band.taps_inside(line), taps_x = taps_x_[column];
     if (taps_x.size() == 0) return;
-    for (int ky = taps_y.begin; ky < taps_y.end; ++ky) {
-      float* to = result + (std::ptrdiff_t(band.tap(line, ky)) * x.input + x.tap(column, taps_x.begin)) * channels;
-      const float* from = products + std::ptrdiff_t(ky * x.kernel + taps_x.begin) * channels;
-      if (x.dilation == 1) {
-        add_run(to, from, taps_x.size() * channels);
-      } else {
-        for (int t = 0; t < taps_x.size(); ++t)
-          add_run(to + std::ptrdiff_t(t) * x.dilation * channels, from + std::ptrdiff_t(t) * channels, channels);
-      }
+    const int runs = x.dilation == 1 ? 1 : taps_x.size();  // neighbouring taps are one run
+    for (int t = 0; t < runs; ++t) {
+      const int tap = taps_x.begin + t;
+      isa_.add_block(taps_y.size(), taps_x.size() / runs * channels, products + std::ptrdiff_t(taps_y.begin * x.kernel + tap) * channels,
+                     std::size_t(x.kernel) * channels, result + (std::ptrdiff_t(band.tap(line, taps_y.begin)) * x.input + x.tap(column, tap)) * channels,
+                     std::size_t(band.dilation) * x.input * channels);
     }
   }
 

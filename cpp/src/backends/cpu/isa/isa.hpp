@@ -283,6 +283,8 @@ struct Isa {
   void (*depthwise_sum)(const DepthwiseSum&);
   /// result[i] += sum over r < rows of a[r * stride + i], i < count.
   void (*sum_rows)(std::size_t count, std::size_t rows, const float* a, std::size_t stride, float* result);
+  /// result[r * result_stride + i] += a[r * stride + i], r < rows, i < count; rows of the result do not overlap.
+  void (*add_block)(std::size_t rows, std::size_t count, const float* a, std::size_t stride, float* result, std::size_t result_stride);
 
   /// counts[r] += sum over i < words of the bits set in a[i] ^ b[r * stride + i], or in a[i] & b[r * stride + i], r < rows.
   void (*count_different_bits)(std::size_t rows, std::size_t words, const std::uint64_t* a, const std::uint64_t* b,

@@ -484,6 +484,15 @@ void sum_rows(std::size_t count, std::size_t rows, const float* a, std::size_t s
   }
 }
 
+void add_block(std::size_t rows, std::size_t count, const float* a, std::size_t stride, float* result, std::size_t result_stride) {
+  const std::size_t whole = count / kLanes * kLanes;
+  const int rest = static_cast<int>(count - whole);
+  for (std::size_t r = 0; r < rows; ++r, a += stride, result += result_stride) {
+    for (std::size_t i = 0; i < whole; i += kLanes) store(result + i, load(result + i) + load(a + i));
+    if (rest != 0) store_part(result + whole, load_part(result + whole, rest) + load_part(a + whole, rest), rest);
+  }
+}
+
 inline __attribute__((always_inline)) int bits_set(std::uint64_t word) {
 #if defined(__POPCNT__) || defined(__aarch64__)
   return __builtin_popcountll(word);
@@ -525,7 +534,7 @@ namespace mpsnn::cpu {
 namespace {
 
 constexpr Isa make_isa(const char* name) {
-  return {name, kRows, kVectors, kLanes, kRowTiles.tiles, kColumnTiles.tiles, kPieceTiles.tiles, kPieceTiles.sums, kPieceRows, sum_products, stream_product, depthwise_run, depthwise_sum, sum_rows,
+  return {name, kRows, kVectors, kLanes, kRowTiles.tiles, kColumnTiles.tiles, kPieceTiles.tiles, kPieceTiles.sums, kPieceRows, sum_products, stream_product, depthwise_run, depthwise_sum, sum_rows, add_block,
           count_bits<false>, count_bits<true>, neuron, neuron_gradient, scaled_sum, scaled_product, drop, normalize, normalize_gradient, sum_deviations, sum_gradient,
           kPoolingKernels, softmax, log_softmax, softmax_gradient, log_softmax_gradient, softmax_loss};
 }
