@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include <algorithm>
 #include <cstring>
+#include <numeric>
 
 #include "backends/cpu/convolution_kernels.hpp"
 #include "backends/cpu/source_lines.hpp"
@@ -14,8 +15,9 @@ namespace {
 constexpr int kChain = 128;
 /// Floats of copied lines that a thread prepares at a time: 192 KiB.
 constexpr std::size_t kCopiedFloats = 49152;
-/// Output channels of a task: a chain of the incoming gradient takes 128 KiB.
-constexpr int kOutputs = 256;
+/// Output channels of a task: a chain of the incoming gradient takes 128 KiB. So few that rows are read in whole vectors where they lie:
+/// what follows them is multiplied too, and not stored.
+constexpr int kOutputs = 256, kNarrowOutputs = 64;
 /// Tasks wanted, unless they would have less than some 10 microseconds of work; parts of the sum over pixels have at least
 /// kPartPixels, and their private sums stay below kPartFloats (16 MiB).
 constexpr int kMostParts = 32;
@@ -137,13 +139,13 @@ class WeightGradientKernel final : public Kernel {
     writes_in_place_ = cut_.lines == 1 && is_exchanged_ && layout_.output == 1 && outputs_ == padded_;
 
     const int panel = vectors_ * isa_.lanes;
-    packs_ = geometry_.groups > 1 || outputs_ != panel;
+    packs_ = geometry_.groups > 1 || (outputs_ != panel && outputs_ > kNarrowOutputs);
     block_lines_ = is_flat_ ? 1 : chain_lines_;
     if (!is_flat_ && source_.copies())
       while (source_.copied_floats(2 * block_lines_, columns_) <= kCopiedFloats && std::size_t(block_lines_) < lines_) block_lines_ *= 2;
     if (lines_ > 0 && columns_ > 0) copies_offset_ = thread_.add(source_.copied_floats(block_lines_, is_flat_ ? chain_columns_ : columns_));
     lines_offset_ = thread_.add(block_lines_ * sizeof(const float*) / sizeof(float));
-    if (packs_) packed_offset_ = thread_.add(std::size_t(kChain) * round_up(std::min(padded_, kOutputs), panel));
+    if (packs_ || outputs_ != padded_) packed_offset_ = thread_.add(std::size_t(kChain) * round_up(std::min(padded_, kOutputs), panel));
     threads_offset_ = scratch_.add(round_up<std::size_t>(thread_.floats(), 16) * max_thread_count());
     bias_offset_ = scratch_.add(bias_.scratch_floats());
     if (!writes_in_place_) sums_offset_ = scratch_.add(part_floats() * cut_.lines);
@@ -216,13 +218,17 @@ class WeightGradientKernel final : public Kernel {
     product.c_stride = sum_stride();
     const int panel = vectors_ * isa_.lanes, pixels = chain.pixels();
     float* packed = scratch + packed_offset_;
+    // Whole vectors must not reach behind the image's last pixel.
+    const std::size_t last_row = (chain.first_pixel + pixels - 1) * outputs_, floats = lines_ * columns_ * outputs_;
+    const bool packs = packs_ || last_row + padded_ > floats;
     for (int group = 0; group < geometry_.groups; ++group) {
       const float* from = incoming + chain.first_pixel * geometry_.output_channels + std::ptrdiff_t(group) * outputs_;
-      if (packs_) pack(from, pixels, columns, packed);
+      if (packs) pack(from, pixels, columns, packed);
       for (int column = columns.begin; column < columns.end; column += panel) {
-        product.b = packs_ ? packed + std::ptrdiff_t(column - columns.begin) * pixels : from + column;
-        add_rows(product, group, skipped * static_cast<std::ptrdiff_t>(product.a_stride), rows, column,
-                 std::min(panel, columns.end - column) / isa_.lanes, sums);
+        const int width = std::min(panel, columns.end - column);
+        product.b = packs ? packed + std::ptrdiff_t(column - columns.begin) * pixels : from + column;
+        product.b_stride = packs ? width : outputs_;
+        add_rows(product, group, skipped * static_cast<std::ptrdiff_t>(product.a_stride), rows, column, width / isa_.lanes, sums);
       }
     }
   }
@@ -326,13 +332,22 @@ std::size_t pixel_sum_parts(std::size_t pixels) { return std::clamp<std::size_t>
 
 void sum_pixels(const float* values, std::size_t pixels, int channels, float* partial, float* result) {
   constexpr std::size_t kChain = 256;
+  constexpr int kMostFloats = 1024;
   const std::size_t parts = pixel_sum_parts(pixels);
+  // Several pixels that fill whole vectors are taken as one, with all their channels.
+  const int whole = std::lcm(channels, isa().lanes), pixels_of_row = channels > 0 && whole <= kMostFloats ? whole / channels : 1, row = pixels_of_row * channels;
   parallel_for(parts, [&](std::size_t part, int) {
-    float* sum = partial + part * channels;
-    std::fill_n(sum, channels, 0.0f);
-    const std::size_t end = part_begin(pixels, part + 1, parts);
-    for (std::size_t pixel = part_begin(pixels, part, parts); pixel < end; pixel += kChain)
-      isa().sum_rows(channels, std::min(kChain, end - pixel), values + pixel * channels, channels, sum);
+    alignas(64) float row_sum[kMostFloats];
+    float *sum = partial + part * channels, *sum_of_rows = pixels_of_row == 1 ? sum : row_sum;
+    std::fill_n(sum_of_rows, row, 0.0f);
+    const std::size_t begin = part_begin(pixels, part, parts), end = part_begin(pixels, part + 1, parts), rows = (end - begin) / pixels_of_row;
+    for (std::size_t i = 0; i < rows; i += kChain)
+      isa().sum_rows(row, std::min(kChain, rows - i), values + begin * channels + i * row, row, sum_of_rows);
+    if (pixels_of_row == 1) return;
+    std::copy_n(row_sum, channels, sum);
+    isa().sum_rows(channels, pixels_of_row - 1, row_sum + channels, channels, sum);
+    const std::size_t rest = begin + rows * pixels_of_row;
+    isa().sum_rows(channels, end - rest, values + rest * channels, channels, sum);
   });
   std::copy_n(partial, channels, result);
   for (std::size_t part = 1; part < parts; ++part)

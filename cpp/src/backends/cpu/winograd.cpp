@@ -149,6 +149,7 @@ void multiply_panel_transposed(const Isa& isa, const PanelProduct& panel) {
                         .pixels = std::size_t(panel.depth),
                         .a_stride = panel.a_stride,
                         .b = panel.b,
+                        .b_stride = std::size_t(panel.columns),
                         .c = panel.c,
                         .c_stride = panel.c_stride,
                         .overwrites = panel.overwrites,

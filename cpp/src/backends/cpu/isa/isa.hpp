@@ -57,14 +57,15 @@ struct PieceProduct {
 using PieceTile = void (*)(PieceProduct& product);
 
 /// A tile of a product whose left operand is read by columns, as in a weight gradient that sums over the pixels of some lines:
-/// c[i][j] (+)= sum over lines l and pixels p of lines[l][offset + p * a_stride + i] * b[l * pixels + p][j]. `b` has rows of whole
-/// vectors behind one another, and c whole vectors too.
+/// c[i][j] (+)= sum over lines l and pixels p of lines[l][offset + p * a_stride + i] * b[(l * pixels + p) * b_stride + j]. `b` is read in
+/// whole vectors, and c has whole vectors.
 struct ColumnProduct {
   const float* const* lines;
   std::size_t line_count;
   std::ptrdiff_t offset;
   std::size_t pixels, a_stride;
   const float* b;
+  std::size_t b_stride;
   float* c;
   std::size_t c_stride;
   bool overwrites;

@@ -290,10 +290,9 @@ void piece_tile(PieceProduct& product) {
 
 template <int Rows, int Vectors>
 void sum_tile(ColumnProduct& product) {
-  constexpr int kStep = Vectors * kLanes;
   Vector sum[Rows][Vectors] = {};
   const float* b = product.b;
-  std::size_t stride = product.a_stride * sizeof(float), stride3 = 3 * stride;
+  std::size_t stride = product.a_stride * sizeof(float), stride3 = 3 * stride, b_stride = product.b_stride;
   make_opaque(stride);
   make_opaque(stride3);
 #pragma GCC unroll 16
@@ -304,7 +303,7 @@ void sum_tile(ColumnProduct& product) {
   const auto step = [&]<int K, int... I>(Numbers<K>, Numbers<I...>) __attribute__((always_inline)) {
     Vector right[Vectors];
 #pragma GCC unroll 4
-    for (int j = 0; j < Vectors; ++j) right[j] = load(b + K * kStep + j * kLanes);
+    for (int j = 0; j < Vectors; ++j) right[j] = load(b + K * b_stride + j * kLanes);
     const auto row = [&]<int Row>(Numbers<Row>) __attribute__((always_inline)) {
       const Vector left = broadcast<K == 0 ? 0 : K == 2 ? 2 : 1, Row * static_cast<int>(sizeof(float))>(p, K == 3 ? stride3 : stride);
 #pragma GCC unroll 4
@@ -323,7 +322,7 @@ void sum_tile(ColumnProduct& product) {
       step(Numbers<2>{}, kAll);
       step(Numbers<3>{}, kAll);
       p += 4 * stride;
-      b += 4 * kStep;
+      b += 4 * b_stride;
       make_opaque(p);
       make_opaque(b);
       fetcher.fetch();
@@ -331,7 +330,7 @@ void sum_tile(ColumnProduct& product) {
     for (; pixel < product.pixels; ++pixel) {
       step(Numbers<0>{}, kAll);
       p += stride;
-      b += kStep;
+      b += b_stride;
     }
   }
   fetcher.store(product.ahead);
