@@ -109,6 +109,7 @@ def relative_errors(layer, precision):
 @example(layer=((2, 23, 41, 40), 48, 3, 1, 1, PADDINGS[0]))
 @example(layer=((2, 9, 14, 149), 170, 3, 1, 1, PADDINGS[0]))
 @example(layer=((2, 11, 18, 500), 200, 3, 1, 1, PADDINGS[0]))
+@example(layer=((1, 14, 18, 288), 224, 3, 1, 1, PADDINGS[0]))
 @example(layer=((2, 34, 33, 128), 120, 3, 1, 2, PADDINGS[0]))
 @example(layer=((1, 45, 50, 57), 61, 3, 2, 1, PADDINGS[1]))
 @example(layer=((2, 17, 19, 60), 90, 5, 1, 1, PADDINGS[2]))
@@ -134,9 +135,9 @@ def test_an_algorithm_that_cannot_do_a_layer_leaves_it_to_another(forced):
         assert "MPSNN_CONV" in forward
 
 
-@pytest.mark.parametrize(("channels", "outputs"), [(16, 24), (64, 60)])
-def test_the_bits_do_not_depend_on_the_number_of_threads(forced, channels, outputs):
-    layer = ((5, 40, 41, channels), outputs, 3, 1, 1, PADDINGS[1])
+@pytest.mark.parametrize(("shape", "outputs"), [((5, 40, 41, 16), 24), ((5, 40, 41, 64), 60), ((2, 13, 14, 200), 96)])
+def test_the_bits_do_not_depend_on_the_number_of_threads(forced, shape, outputs):
+    layer = (shape, outputs, 3, 1, 1, PADDINGS[1])
     inputs, threads, results = inputs_of(layer), mpsnn.num_threads(), []
     try:
         for count in (1, 2, 3, 8):

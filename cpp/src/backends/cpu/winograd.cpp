@@ -2,6 +2,7 @@
 #include "backends/cpu/winograd.hpp"
 
 #include <algorithm>
+#include <cstdint>
 
 namespace mpsnn::cpu {
 const WinogradTransforms* winograd_transforms(int taps, Precision precision) {
@@ -165,12 +166,16 @@ void multiply_panel_transposed(const Isa& isa, const PanelProduct& panel) {
 }
 
 void gather_filter(const WinogradTransforms& transforms, const float* u, std::size_t step, int inputs, float* w, const WeightLayout& layout,
-                   float* filter) {
+                   float* filter, bool streams) {
   const int taps = transforms.taps, padded = round_up(inputs, isa().lanes);
-  // Stores wait for their lines one after another: fetched ahead, all of them arrive together.
+  const bool is_direct = layout.input == 1 && padded == inputs && layout.y == taps * layout.x;
+  if (is_direct && streams && (reinterpret_cast<std::uintptr_t>(filter) | layout.x * sizeof(float)) % 64 == 0)
+    return transforms.stream_gathered(u, step, inputs, filter, layout.x);
+  // Stores wait for their lines one after another: fetched a filter ahead, they arrive together.
   if (layout.input == 1)
     for (int tap = 0; tap < taps * taps; ++tap)
       prefetch_for_writing(filter + layout.output + tap / taps * layout.y + tap % taps * layout.x, inputs);
+  if (is_direct) return transforms.gather(u, step, inputs, filter, layout.x);
   transforms.gather(u, step, padded, w, padded);
   for (int y = 0; y < taps; ++y)
     for (int x = 0; x < taps; ++x, w += padded) {

@@ -111,9 +111,10 @@ void multiply_panel(const Isa& isa, const PanelProduct& panel);
 void multiply_panel_transposed(const Isa& isa, const PanelProduct& panel);
 
 /// The filter of one output channel of a weight gradient, from its sums at the positions, `step` floats apart; whole vectors of them.
-/// `w` holds taps * taps * as many floats.
+/// `w` holds taps * taps * as many floats. `streams` where weights are more than the second-level cache holds: storing them past it does not
+/// fetch them first, a fifth of a layer of 1024 channels; then a fence must follow.
 void gather_filter(const WinogradTransforms& transforms, const float* u, std::size_t step, int inputs, float* w, const WeightLayout& layout,
-                   float* filter);
+                   float* filter, bool streams = false);
 
 std::unique_ptr<Kernel> make_winograd_forward(const ConvolutionGeometry& geometry, const WeightLayout& layout, int images,
                                               const Epilogue& epilogue, Precision precision);
@@ -126,8 +127,5 @@ bool splits_winograd_weight_gradient(const ConvolutionGeometry& geometry);
 /// That one.
 std::unique_ptr<Kernel> make_split_winograd_weight_gradient(const WinogradTransforms& transforms, const ConvolutionGeometry& geometry,
                                                             const WeightLayout& layout, int images, bool is_transposed);
-/// And for many channels, without groups.
-std::unique_ptr<Kernel> make_wide_winograd_weight_gradient(const WinogradTransforms& transforms, const ConvolutionGeometry& geometry,
-                                                           const WeightLayout& layout, int images, bool is_transposed);
 
 }  // namespace mpsnn::cpu

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 #include <algorithm>
+#include <atomic>
 
 #include "backends/cpu/winograd.hpp"
 #include "core/parallel.hpp"
@@ -8,8 +9,11 @@ namespace mpsnn::cpu {
 namespace {
 
 /// The weight gradient of WinogradWeightGradient with products in the matrix unit. Splitting costs as much as transforming, both more
-/// than the products of few channels: ranges of channels are wide, so that little is transformed twice. For all that to stay in the
-/// second-level cache, a task holds the positions of some rows of the tiles at a time, and reads the images again for others.
+/// than the products of few channels: ranges of channels are wide, so that little is transformed twice. All of that stays in the
+/// second-level cache: reading a transformed tile from farther away takes longer than transforming it again. To that end a task holds a
+/// few steps of tiles, and the positions of all or of some rows of them, and reads the images again for others. Only where it holds all
+/// tiles, those of the incoming gradient stay for one range of input channels after another, and those of the source image are transformed
+/// once for all tasks: each reads them in one stretch, which is fetched ahead.
 class SplitWinogradWeightGradient final : public Kernel {
  public:
   SplitWinogradWeightGradient(const WinogradTransforms& transforms, const ConvolutionGeometry& geometry, const WeightLayout& layout,
@@ -33,12 +37,14 @@ class SplitWinogradWeightGradient final : public Kernel {
     parts_ = std::clamp<std::size_t>(blocks() / kPartBlocks, std::max<std::size_t>(1, kFewTasks / tasks), std::max<std::size_t>(1, kGradientTasks / tasks));
     parts_ = std::clamp<std::size_t>(parts_, 1, std::max<std::size_t>(1, blocks() / kLeastBlocks));
     shares_sums_ = parts_ > 1 || ranges < kFewRanges;
+    streams_ = double(geometry.output_channels) * inputs_ * transforms.taps * transforms.taps * sizeof(float) > kStreamedBytes;
     z_part_ = std::size_t(range_outputs_) * split::kDepth;
-    z_step_ = split::kParts * z_part_ + kPadding;
-    v_step_ = kStep * (range_inputs_ / kChannelTile) + kPadding;
+    z_step_ = split::kParts * z_part_ * steps_ + kPadding;
+    v_part_ = kStep * steps_;
+    v_step_ = v_part_ * (range_inputs_ / kChannelTile) + kPadding;
     u_step_ = winograd_step(std::size_t(range_outputs_) * range_inputs_);
     z_offset_ = thread_.add(group_positions() * z_step_ / 2);
-    v_offset_ = thread_.add(group_positions() * v_step_ / 2);
+    v_offset_ = keeps_tiles_ ? scratch_.add(std::size_t(geometry.groups) * input_ranges_ * positions() * v_step_ / 2) : thread_.add(group_positions() * v_step_ / 2);
     taps_offset_ = thread_.add(std::size_t(transforms.taps) * transforms.taps * range_inputs_);
     row_offset_ = thread_.add(parts_ == 1 ? 0 : std::size_t(positions()) * range_inputs_);
     u_offset_ = thread_.add(shares_sums_ ? 0 : positions() * u_step_);
@@ -53,6 +59,8 @@ class SplitWinogradWeightGradient final : public Kernel {
     const std::string m = std::to_string(transforms_.outputs), r = std::to_string(transforms_.taps);
     std::string text = "winograd F(" + m + "x" + m + ", " + r + "x" + r + ") " + isa_.name + ", 3 x bfloat16, " +
                        std::to_string(range_inputs_) + " x " + std::to_string(range_outputs_) + " channels";
+    if (keeps_tiles_) text += ", all tiles at a time";
+    else if (steps_ > 1) text += ", " + std::to_string(steps_ * split::kDepth) + " tiles at a time";
     if (row_groups_ > 1) text += ", positions in " + std::to_string(row_groups_) + " groups";
     return parts_ > 1 ? text + ", sum in " + std::to_string(parts_) + " parts" : text;
   }
@@ -64,13 +72,18 @@ class SplitWinogradWeightGradient final : public Kernel {
     if (!weights) return;
     const float* incoming = call.input<float>(is_transposed_ ? 1 : 0);
     const float* source = call.input<float>(is_transposed_ ? 0 : 1);
+    if (keeps_tiles_) transform_inputs(source, scratch);
     if (!shares_sums_) {
-      return parallel_for(ranges(), [&](std::size_t task, int thread) {
+      return parallel_for(ranges() / input_ranges_ * strips_, [&](std::size_t task, int thread) {
         float *own = scratch + threads_offset_ + thread * thread_.floats(), *u = own + u_offset_;
-        const Block block = block_of(task);
-        for (int group = 0; group < row_groups_; ++group)
-          add_tiles(block, group, 0, tiles_.count(), incoming, source, u + group * group_positions() * u_step_, own);
-        for (int output = 0; output < block.outputs.size(); ++output) store(block, output, u + std::size_t(output) * range_inputs_, u_step_, own, weights);
+        const std::size_t strip = task % strips_, first = part_begin(input_ranges_, strip, strips_), end = part_begin(input_ranges_, strip + 1, strips_);
+        for (std::size_t range = first; range < end; ++range) {
+          const Block block = block_of(task / strips_ * input_ranges_ + range);
+          for (int group = 0; group < row_groups_; ++group)
+            add_tiles(block, group, 0, tiles_.count(), incoming, source, range > first, u + group * group_positions() * u_step_, own, scratch);
+          for (int output = 0; output < block.outputs.size(); ++output) store(block, output, u + std::size_t(output) * range_inputs_, u_step_, own, weights);
+        }
+        std::atomic_thread_fence(std::memory_order_seq_cst);  // for what was stored past the caches
       });
     }
     // Part by part, and in a part range by range: threads read the same images.
@@ -78,7 +91,7 @@ class SplitWinogradWeightGradient final : public Kernel {
       const int group = static_cast<int>(task % row_groups_);
       const std::size_t part = task / row_groups_ / ranges(), range = task / row_groups_ % ranges();
       float* u = scratch + sums_offset_ + ((part * ranges() + range) * positions() + group * group_positions()) * u_step_;
-      add_tiles(block_of(range), group, first_tile(part), first_tile(part + 1), incoming, source, u, scratch + threads_offset_ + thread * thread_.floats());
+      add_tiles(block_of(range), group, first_tile(part), first_tile(part + 1), incoming, source, false, u, scratch + threads_offset_ + thread * thread_.floats(), scratch);
     });
     add_parts(scratch, weights);
   }
@@ -86,7 +99,10 @@ class SplitWinogradWeightGradient final : public Kernel {
  private:
   static constexpr int kChannelTile = 16;
   static constexpr std::size_t kStep = std::size_t(split::kParts) * split::kTile;  ///< of a right operand
-  static constexpr double kCacheBytes = 1.5e6;  ///< sums and operands that a task holds at once
+  /// Steps of tiles held at once, and rows of a product of one step, whose left operand stays in the first-level cache.
+  static constexpr int kMostSteps = 4, kRows = 128;
+  static constexpr double kCacheBytes = 1.65e6;  ///< sums and operands that a task holds at once
+  static constexpr double kStreamedBytes = 2 << 20;  ///< weights from which on they are stored past the caches
   /// Tasks wanted, and at least wanted: with fewer ranges than that, tiles are cut into parts, whose sums are added up at the end.
   static constexpr std::size_t kGradientTasks = 16, kFewTasks = 4, kPartBlocks = 32, kLeastBlocks = 2, kFewRanges = 8;
   static constexpr std::size_t kPadding = 32;  ///< a line of the cache: positions are no multiple of 4 KiB apart
@@ -94,6 +110,7 @@ class SplitWinogradWeightGradient final : public Kernel {
   /// Channels of a group that a task owns.
   struct Block {
     int group;
+    std::size_t input_range;  ///< of all groups
     Range inputs, outputs;
   };
   Block block_of(std::size_t index) const {
@@ -102,27 +119,41 @@ class SplitWinogradWeightGradient final : public Kernel {
       return Range{std::min(channels, static_cast<int>(part_begin(tiles, i, parts)) * kChannelTile),
                    std::min(channels, static_cast<int>(part_begin(tiles, i + 1, parts)) * kChannelTile)};
     };
-    return {static_cast<int>(index / input_ranges_ / output_ranges_), part(input_tiles_, input, input_ranges_, inputs_),
+    const std::size_t group = index / input_ranges_ / output_ranges_;
+    return {static_cast<int>(group), group * input_ranges_ + input, part(input_tiles_, input, input_ranges_, inputs_),
             part(output_tiles_, output, output_ranges_, outputs_)};
   }
-  /// Chooses the ranges, and how many groups of positions, that cost the least transforms and stay in the second-level cache. A vector of
-  /// channels of a tile takes 310 cycles in the source image and 460 in the other, where it is transposed, and more in two groups.
+  /// Chooses the ranges, and how many groups of positions and steps of tiles stay in the second-level cache together, by the cycles of a
+  /// tile. A vector of its channels takes 310 in the source image and 460 in the other, where it is transposed, and more in two groups; 200
+  /// to come from farther away; products of two vectors, in blocks of two each way, 146, and 51 to load and store sums for all steps.
   void choose_ranges() {
     double least = 0;
+    const int all_steps = std::max(1, static_cast<int>(blocks()));
+    const auto even = [](int count) { return round_up(count, 2); };
     for (int groups = 1; groups <= SplitTransforms::kMaxGroups; ++groups)
-      for (int input_ranges = 1; input_ranges <= input_tiles_; ++input_ranges)
-        for (int output_ranges = 1; output_ranges <= output_tiles_; ++output_ranges) {
-          const double inputs = ceil_divide(input_tiles_, input_ranges) * kChannelTile, outputs = ceil_divide(output_tiles_, output_ranges) * kChannelTile;
-          const double bytes = positions() / groups * (sizeof(float) * inputs * outputs + split::kDepth * split::kParts * 2 * (inputs + outputs));
-          const double cycles = (250 + 60 * groups) * output_ranges * double(inputs_) + (260 + 200 * groups) * input_ranges * double(outputs_);
-          if ((bytes > kCacheBytes && (inputs > kChannelTile || outputs > kChannelTile)) || (least != 0 && cycles >= least)) continue;
-          least = cycles;
-          input_ranges_ = input_ranges;
-          output_ranges_ = output_ranges;
-          row_groups_ = groups;
-        }
+      for (int steps = 1; steps <= std::min(all_steps, kMostSteps); ++steps)
+        for (int input_ranges = 1; input_ranges <= input_tiles_; ++input_ranges)
+          for (int output_ranges = 1; output_ranges <= output_tiles_; ++output_ranges) {
+            const int inputs = ceil_divide(input_tiles_, input_ranges), outputs = ceil_divide(output_tiles_, output_ranges);
+            const double bytes = positions() / groups * (sizeof(float) * kChannelTile * kChannelTile * inputs * outputs +
+                                                         steps * kStep * sizeof(std::uint16_t) * (inputs + outputs));
+            if (bytes > kCacheBytes && (inputs > 1 || outputs > 1)) continue;
+            const bool keeps = groups == 1 && steps == all_steps;
+            const double sources = (keeps ? 310 + 200 * output_ranges : (250 + 60 * groups) * output_ranges) * input_tiles_;
+            const double results = (260 + 200 * groups) * (keeps ? 1 : input_ranges) * output_tiles_;
+            const double products = (146 + 51.0 / steps) * input_ranges * even(inputs) * output_ranges * even(outputs);
+            if (least != 0 && sources + results + products >= least) continue;
+            least = sources + results + products;
+            input_ranges_ = input_ranges;
+            output_ranges_ = output_ranges;
+            row_groups_ = groups;
+            steps_ = steps;
+            keeps_tiles_ = keeps;
+          }
     range_inputs_ = ceil_divide(input_tiles_, input_ranges_) * kChannelTile;
     range_outputs_ = ceil_divide(output_tiles_, output_ranges_) * kChannelTile;
+    const std::size_t others = std::max<std::size_t>(1, ranges() / input_ranges_);
+    strips_ = keeps_tiles_ ? std::clamp<std::size_t>(kGradientTasks / others, 1, input_ranges_) : input_ranges_;
   }
   std::size_t ranges() const { return std::size_t(geometry_.groups) * input_ranges_ * output_ranges_; }
   int positions() const { return transforms_.positions(); }
@@ -131,46 +162,79 @@ class SplitWinogradWeightGradient final : public Kernel {
   std::size_t blocks() const { return (tiles_.count() + split::kDepth - 1) / split::kDepth; }
   int group_positions() const { return positions() / row_groups_; }
 
-  /// u := the sums of the tiles [begin, end) at the positions of a group of rows.
-  void add_tiles(const Block& block, int group, std::size_t begin, std::size_t end, const float* incoming, const float* source, float* u,
-                 float* own) const {
+  /// u := the sums of the tiles [begin, end) at the positions of a group of rows; `keeps` where those of the incoming gradient may be there
+  /// already.
+  void add_tiles(const Block& block, int group, std::size_t begin, std::size_t end, const float* incoming, const float* source, bool keeps,
+                 float* u, float* own, float* shared) const {
     const float* x = source + std::ptrdiff_t(block.group) * inputs_ + block.inputs.begin;
     const float* e = incoming + std::ptrdiff_t(block.group) * outputs_ + block.outputs.begin;
-    std::uint16_t *z = reinterpret_cast<std::uint16_t*>(own + z_offset_), *v = reinterpret_cast<std::uint16_t*>(own + v_offset_);
+    std::uint16_t *z = reinterpret_cast<std::uint16_t*>(own + z_offset_), *v = reinterpret_cast<std::uint16_t*>((keeps_tiles_ ? shared : own) + v_offset_);
+    if (keeps_tiles_) v += block.input_range * positions() * v_step_ + begin / split::kDepth * kStep;
     if (begin == end) std::fill_n(u, group_positions() * u_step_, 0.0f);
     const OpenMatrixUnit open(&unit_);
-    for (std::size_t first = begin; first < end; first += split::kDepth) {
-      const int tiles = static_cast<int>(std::min<std::size_t>(split::kDepth, end - first));
-      SplitTransform transform;
-      tiles_.place_inputs(x, geometry_.input_channels, first, tiles, transform);
-      transform.channels = block.inputs.size();
-      transform.to = v;
-      transform.step = v_step_;
-      transform.part = kStep;
-      split_.input[row_groups_ - 1][group](transform);
-      tiles_.place_results(e, geometry_.output_channels, first, tiles, transform);
-      transform.channels = block.outputs.size();
-      transform.to = z;
-      transform.step = z_step_;
-      transform.part = z_part_;
-      split_.spread[row_groups_ - 1][group](transform);
-      for (int p = 0; p < group_positions(); ++p)
-        unit_.multiply({.rows = round_up(block.outputs.size(), kChannelTile),
-                        .columns = round_up(block.inputs.size(), kChannelTile),
-                        .steps = 1,
-                        .a = z + p * z_step_,
-                        .a_stride = split::kDepth,
-                        .a_part = z_part_,
-                        .offsets = nullptr,
-                        .b = v + p * v_step_,
-                        .b_columns = kStep,
-                        .c = u + p * u_step_,
-                        .c_stride = std::size_t(range_inputs_),
-                        .c_rows = nullptr,
-                        .start = nullptr,
-                        .overwrites = first == begin,
-                        .chains = first != begin});
+    for (std::size_t first = begin; first < end;) {
+      const bool is_first = first == begin;
+      std::size_t steps = 0;
+      for (; steps < std::size_t(steps_) && first < end; ++steps, first += split::kDepth) {
+        const int tiles = static_cast<int>(std::min<std::size_t>(split::kDepth, end - first));
+        SplitTransform transform;
+        if (!keeps_tiles_) {
+          tiles_.place_inputs(x, geometry_.input_channels, first, tiles, transform);
+          transform.channels = block.inputs.size();
+          transform.to = v + steps * kStep;
+          transform.step = v_step_;
+          transform.part = v_part_;
+          split_.input[row_groups_ - 1][group](transform);
+        }
+        if (keeps) continue;
+        tiles_.place_results(e, geometry_.output_channels, first, tiles, transform);
+        transform.channels = block.outputs.size();
+        transform.to = z + steps * split::kParts * z_part_;
+        transform.step = z_step_;
+        transform.part = z_part_;
+        split_.spread[row_groups_ - 1][group](transform);
+      }
+      for (int p = 0; p < group_positions(); ++p) multiply(block, steps, is_first, z + p * z_step_, v + p * v_step_, u + p * u_step_);
     }
+  }
+
+  /// Those of the source image, for all tasks.
+  void transform_inputs(const float* source, float* scratch) const {
+    const std::size_t ranges = std::size_t(geometry_.groups) * input_ranges_;
+    parallel_for(blocks() * ranges, [&](std::size_t task, int) {
+      const std::size_t range = task % ranges, step = task / ranges, first = step * split::kDepth;
+      const Block block = block_of(range / input_ranges_ * input_ranges_ * output_ranges_ + range % input_ranges_);
+      SplitTransform transform;
+      tiles_.place_inputs(source + block.group * inputs_ + block.inputs.begin, geometry_.input_channels, first,
+                          static_cast<int>(std::min<std::size_t>(split::kDepth, tiles_.count() - first)), transform);
+      transform.channels = block.inputs.size();
+      transform.to = reinterpret_cast<std::uint16_t*>(scratch + v_offset_) + range * positions() * v_step_ + step * kStep;
+      transform.step = v_step_;
+      transform.part = v_part_;
+      split_.input[0][0](transform);
+    });
+  }
+
+  void multiply(const Block& block, std::size_t steps, bool overwrites, const std::uint16_t* z, const std::uint16_t* v, float* u) const {
+    std::ptrdiff_t offsets[kMostSteps];
+    for (int step = 0; step < kMostSteps; ++step) offsets[step] = std::ptrdiff_t(step) * split::kParts * z_part_;
+    const int most_rows = kRows / steps_;
+    for (int row = 0; row < block.outputs.size(); row += most_rows)
+      unit_.multiply({.rows = round_up(std::min(most_rows, block.outputs.size() - row), kChannelTile),
+                      .columns = round_up(block.inputs.size(), kChannelTile),
+                      .steps = steps,
+                      .a = z + std::ptrdiff_t(row) * split::kDepth,
+                      .a_stride = split::kDepth,
+                      .a_part = z_part_,
+                      .offsets = offsets,
+                      .b = v,
+                      .b_columns = v_part_,
+                      .c = u + std::ptrdiff_t(row) * range_inputs_,
+                      .c_stride = std::size_t(range_inputs_),
+                      .c_rows = nullptr,
+                      .start = nullptr,
+                      .overwrites = overwrites,
+                      .chains = !overwrites});
   }
 
   /// Adds the parts up in their order, and gathers the filters.
@@ -198,7 +262,8 @@ class SplitWinogradWeightGradient final : public Kernel {
   void store(const Block& block, int output, const float* u, std::size_t step, float* own, float* weights) const {
     gather_filter(transforms_, u, step, block.inputs.size(), own + taps_offset_, layout_,
                   layout_.at(weights, block.group) + std::ptrdiff_t(block.outputs.begin + output) * layout_.output +
-                      block.inputs.begin * layout_.input);
+                      block.inputs.begin * layout_.input,
+                  streams_ && !shares_sums_);
   }
 
   const Isa& isa_;
@@ -207,13 +272,15 @@ class SplitWinogradWeightGradient final : public Kernel {
   const SplitTransforms& split_;
   ConvolutionGeometry geometry_;
   WeightLayout layout_;
-  bool is_transposed_, shares_sums_ = false;
+  bool is_transposed_, shares_sums_ = false, streams_ = false;
   BiasGradient bias_;
   Tiles tiles_;
   int inputs_, outputs_;
   int input_tiles_ = 0, output_tiles_ = 0, input_ranges_ = 1, output_ranges_ = 1, range_inputs_ = 0, range_outputs_ = 0;
-  int row_groups_ = 1;
-  std::size_t parts_ = 1, z_part_ = 0, z_step_ = 0, v_step_ = 0, u_step_ = 0;
+  int row_groups_ = 1, steps_ = 1;
+  bool keeps_tiles_ = false;
+  std::size_t strips_ = 1;  ///< that the input channels' ranges are cut into, each a task
+  std::size_t parts_ = 1, z_part_ = 0, z_step_ = 0, v_part_ = 0, v_step_ = 0, u_step_ = 0;
   std::size_t v_offset_ = 0, z_offset_ = 0, taps_offset_ = 0, u_offset_ = 0, row_offset_ = 0, bias_offset_ = 0, sums_offset_ = 0,
               threads_offset_ = 0;
   ScratchLayout thread_, scratch_;

@@ -194,13 +194,8 @@ bool splits_winograd_weight_gradient(const ConvolutionGeometry& geometry) {
 std::unique_ptr<Kernel> make_winograd_weight_gradient(const ConvolutionGeometry& geometry, const WeightLayout& layout, int images,
                                                       bool is_transposed, Precision precision) {
   const WinogradTransforms& transforms = *winograd_transforms(geometry.window.y.kernel, precision);
-  constexpr std::size_t kManyPairs = 96 * 1024;  // of channels
-  if (splits_winograd_weight_gradient(geometry) && precision == Precision::fast) {
-    if (geometry.groups == 1 && std::size_t(geometry.input_channels) * geometry.output_channels >= kManyPairs &&
-        Tiles(geometry.window, images, transforms).count() > split::kDepth)
-      return make_wide_winograd_weight_gradient(transforms, geometry, layout, images, is_transposed);
+  if (splits_winograd_weight_gradient(geometry) && precision == Precision::fast)
     return make_split_winograd_weight_gradient(transforms, geometry, layout, images, is_transposed);
-  }
   return std::make_unique<WinogradWeightGradient>(transforms, geometry, layout, images, is_transposed);
 }
 

@@ -178,8 +178,9 @@ struct WinogradTransforms {
                  std::ptrdiff_t pixel, int lines, int columns);
   /// u := G w G^T of weights whose taps lie `tap_step` floats apart; `count` is a multiple of the lanes.
   void (*weights)(const float* w, std::size_t tap_step, std::size_t count, float* u, std::size_t step);
-  /// w := G^T u G
+  /// w := G^T u G; the second one past the caches, to the boundary of a line, where vectors are as long as one: needs a fence behind it.
   void (*gather)(const float* u, std::size_t step, std::size_t count, float* w, std::size_t tap_step);
+  void (*stream_gathered)(const float* u, std::size_t step, std::size_t count, float* w, std::size_t tap_step);
 };
 
 /// Products in a unit for matrices of bfloat16 numbers, whose sums are float32. A float32 number is the sum of kParts such numbers, exact

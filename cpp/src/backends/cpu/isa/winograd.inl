@@ -141,7 +141,7 @@ void winograd_weights(const float* w, std::size_t tap_step, std::size_t count, f
                                                 __attribute__((always_inline)) { F::weights(d, o); });
 }
 
-template <class F>
+template <class F, bool kStreams>
 void winograd_gather(const float* u, std::size_t step, std::size_t count, float* w, std::size_t tap_step) {
   constexpr int kTile = F::kTile, kTaps = F::kTaps;
   for (std::size_t c = 0; c < count; c += kLanes)
@@ -150,13 +150,14 @@ void winograd_gather(const float* u, std::size_t step, std::size_t count, float*
         [&](int j, const Vector(&out)[kTaps]) __attribute__((always_inline)) {
           float* to = w + j * tap_step + c;
 #pragma GCC unroll 5
-          for (int i = 0; i < kTaps; ++i, advance(to, kTaps * tap_step)) store(to, out[i]);
+          for (int i = 0; i < kTaps; ++i, advance(to, kTaps * tap_step)) kStreams ? stream(to, out[i]) : store(to, out[i]);
         });
 }
 
 template <class F>
 constexpr WinogradTransforms winograd_transforms() {
-  return {F::kOutputs, F::kTaps, winograd_input<F>, winograd_spread<F>, winograd_output<F>, winograd_weights<F>, winograd_gather<F>};
+  return {F::kOutputs, F::kTaps, winograd_input<F>, winograd_spread<F>, winograd_output<F>, winograd_weights<F>, winograd_gather<F, false>,
+          winograd_gather<F, kLanes == 16>};
 }
 
 constexpr Isa with_winograd(Isa isa) {
