@@ -218,7 +218,7 @@ class SplitWinogradWeightGradient final : public Kernel {
   void multiply(const Block& block, std::size_t steps, bool overwrites, const std::uint16_t* z, const std::uint16_t* v, float* u) const {
     std::ptrdiff_t offsets[kMostSteps];
     for (int step = 0; step < kMostSteps; ++step) offsets[step] = std::ptrdiff_t(step) * split::kParts * z_part_;
-    const int most_rows = kRows / steps_;
+    const int most_rows = kRows / steps_ / (2 * split::kRows) * (2 * split::kRows);
     for (int row = 0; row < block.outputs.size(); row += most_rows)
       unit_.multiply({.rows = round_up(std::min(most_rows, block.outputs.size() - row), kChannelTile),
                       .columns = round_up(block.inputs.size(), kChannelTile),
