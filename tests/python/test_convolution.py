@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Convolution, fully connected and transposed convolution: sizes, numbers and gradients on both engines."""
 
+from dataclasses import replace
+
 import mpsnn
 import numpy as np
 import pytest
@@ -108,6 +110,22 @@ def test_the_engines_agree_on_depthwise_convolutions(case):
         return convolution(weights_of(descriptor, case.seed, absolute), case.padding.policy())
 
     compare_engines(case, build, (case.images, *case.result_size(), case.channels))
+
+
+@settings(max_examples=150)
+@given(window_cases(dilates=True, edges=True), st.sampled_from([(16, 2), (18, 2), (20, 4), (36, 4), (24, 8), (40, 8)]))
+@example(WindowCase(2, 15, 17, 1, (3, 3), (1, 1), (1, 1)), (40, 8))
+@example(WindowCase(1, 16, 31, 1, (3, 3), (2, 2), (1, 1)), (20, 4))
+@example(WindowCase(2, 14, 6, 1, (5, 5), (3, 3), (1, 1)), (18, 2))
+def test_the_engines_agree_on_narrow_groups(case, channels_and_width):
+    channels, width = channels_and_width
+    case = replace(case, channels=channels, outputs=channels, groups=channels // width)
+    descriptor = descriptor_of(case)
+
+    def build(absolute):
+        return convolution(weights_of(descriptor, case.seed, absolute), case.padding.policy())
+
+    compare_engines(case, build, (case.images, *case.result_size(), channels))
 
 
 @settings(max_examples=80)
@@ -301,6 +319,10 @@ def test_taps_outside_repeat_the_edge_where_the_policy_says_clamp(engine):
     st.sampled_from([0, 1, 7]),
     st.integers(0, 999),
 )
+@example(4, 5, 53, 70, 8, 0)
+@example(2, 3, 7, 67, 3, 0)
+@example(1, 1, 1040, 64, 1, 0)
+@example(5, 5, 21, 90, 13, 0)
 def test_the_engines_agree_on_fully_connected_nodes(height, width, channels, outputs, images, seed):
     case = WindowCase(images, height, width, channels, (height, width), (1, 1), (1, 1), seed=seed, outputs=outputs)
 

@@ -102,9 +102,9 @@ double column_cycles(const ConvolutionProblem& p) {
          packing_cycles(p);
 }
 
-/// A load, a multiply-add and a share of a store for each tap of each vector of channels.
+/// A load, a multiply-add and a share of a store for each tap of each vector of channels, and of each input of a narrow group.
 double direct_cycles(const ConvolutionProblem& p) {
-  return double(p.output_pixels()) * p.taps() * vectors(p.geometry.output_channels);
+  return double(p.output_pixels()) * p.taps() * p.group_inputs() * vectors(p.geometry.output_channels);
 }
 
 /// Tiles of a batch.
@@ -210,7 +210,7 @@ std::size_t ConvolutionProblem::input_pixels() const {
 std::string obstacle(ConvolutionAlgorithm algorithm, const ConvolutionProblem& p) {
   switch (algorithm) {
     case ConvolutionAlgorithm::direct:
-      if (!is_depthwise(p.geometry)) return "it is not depthwise";
+      if (!is_depthwise(p.geometry) && !has_narrow_groups(p.geometry)) return "neither depthwise nor narrow groups";
       return p.sub_pixel_scale > 1 ? "sub-pixels" : "";
     case ConvolutionAlgorithm::gemm: return "";
     case ConvolutionAlgorithm::columns: return columns_obstacle(p);

@@ -65,6 +65,9 @@ std::unique_ptr<Kernel> make_split_fully_connected_forward(int inputs, int outpu
 std::unique_ptr<Kernel> make_split_fully_connected_data_gradient(int inputs, int outputs, int images, const Epilogue& epilogue);
 std::unique_ptr<Kernel> make_fully_connected_weight_gradient(const ConvolutionGeometry& geometry, const WeightLayout& layout, int images);
 
+/// Groups of a few channels with as many outputs, so that a vector holds whole groups: the same kernels do them.
+bool has_narrow_groups(const ConvolutionGeometry& geometry);
+
 // The same without channel multiplier and without clamped edges (depthwise_lines.cpp), the common case.
 bool has_plain_lines(const ConvolutionGeometry& geometry);
 std::unique_ptr<Kernel> make_depthwise_lines_forward(const ConvolutionGeometry& geometry, const WeightLayout& layout, int images,

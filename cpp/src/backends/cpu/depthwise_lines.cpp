@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 #include <algorithm>
+#include <utility>
 #include <vector>
 
 #include "backends/cpu/convolution_kernels.hpp"
@@ -7,7 +8,8 @@
 #include "backends/cpu/neuron.hpp"
 #include "core/parallel.hpp"
 
-// Depthwise convolutions with as many output as input channels and zeros outside of the image: lines of windows that lie inside go
+// Depthwise convolutions with as many output as input channels and zeros outside of the image, and others of groups so narrow that a vector
+// holds several: lines of windows that lie inside go
 // through the instruction set's kernels as one run, windows over the border one by one, with the taps that they have inside.
 namespace mpsnn::cpu {
 namespace {
@@ -23,30 +25,83 @@ Range inner_outputs(const Axis& axis) {
   return inner;
 }
 
+/// The last vector of channels overlaps the one before it: what both compute is the same.
+int first_channel(int vector, int channels) { return std::min(vector * isa().lanes, channels - isa().lanes); }
+
+/// Source pixels that the windows of a line read, outside of the image too.
+Range read_pixels(const Axis& axis) {
+  return {axis.tap(0, 0), std::max(axis.tap(0, 0), axis.tap(axis.output - 1, axis.kernel - 1) + 1)};
+}
+
+/// A vector of channels of an image's last few lines: what the windows read of them behind one another, with zeros outside.
+class LineCopies {
+ public:
+  LineCopies(const Axis& y, const Axis& x) : pixels_(read_pixels(x)), size_(x.input), lines_(std::max(1, y.extent())) {}
+  std::size_t line_floats() const { return std::size_t(pixels_.size()) * isa().lanes; }
+  std::size_t floats() const { return lines_ * (line_floats() + 16); }
+
+  /// For another image, or another vector of it; `memory` has room for floats().
+  void begin(const float* image, std::size_t channels, float* memory) {
+    image_ = image;
+    channels_ = channels;
+    memory_ = memory;
+    held_ = reinterpret_cast<int*>(memory + lines_ * line_floats());
+    std::fill_n(held_, lines_, -1);
+  }
+
+  const float* line(const Isa& isa, int number) {
+    float* to = memory_ + number % lines_ * line_floats();
+    if (std::exchange(held_[number % lines_], number) == number) return to;
+    const Range inside = clip_range(pixels_.begin, pixels_.size(), size_);
+    const std::size_t before = inside.size() > 0 ? std::size_t(inside.begin - pixels_.begin) * isa.lanes : 0, count = std::size_t(inside.size()) * isa.lanes;
+    std::fill_n(to, before, 0.0f);
+    isa.gather_vectors(image_ + (std::size_t(number) * size_ + inside.begin) * channels_, channels_, inside.size(), to + before);
+    std::fill(to + before + count, to + line_floats(), 0.0f);
+    return to;
+  }
+
+ private:
+  Range pixels_;
+  int size_, lines_;
+  const float* image_ = nullptr;
+  std::size_t channels_ = 0;
+  float* memory_ = nullptr;
+  int* held_ = nullptr;
+};
+
 /// A depthwise convolution, or one phase of its data gradient: output pixel (i, j) of the axes becomes pixel (y.first + i * y.step,
 /// x.first + j * x.step) of the result.
 struct DepthwisePass {
-  DepthwisePass(Phase vertical, Phase horizontal, int channel_count)
+  DepthwisePass(Phase vertical, Phase horizontal, const ConvolutionGeometry& geometry, std::ptrdiff_t result_step, std::ptrdiff_t source_step)
       : y(std::move(vertical)),
         x(std::move(horizontal)),
-        channels(channel_count),
+        channels(geometry.input_channels),
+        width(geometry.input_channels / geometry.groups),
+        weight_result_step(result_step),
+        weight_source_step(source_step),
         inner(inner_outputs(x.axis)),
-        weights(y.taps.size() * x.taps.size() * channels) {
+        weights(y.taps.size() * x.taps.size() * (width > 1 ? width * round_up(channels, isa().lanes) : channels)) {
     for (int o = 0; o < x.axis.output; ++o) taps_x.push_back(x.axis.taps_inside(o));
   }
 
   Phase y, x;
-  int channels;
+  int channels, width;  ///< of the image and of a group
+  std::ptrdiff_t weight_result_step, weight_source_step;  ///< from one weight to that of the next channel of the result's or source's group
   Range inner;
   std::vector<Range> taps_x;
-  AlignedFloats weights;  ///< taps x channels
+  AlignedFloats weights;  ///< taps x channels; of narrow groups, vectors of channels x taps x width x lanes
 
   void pack(const float* from, const WeightLayout& layout) {
-    const std::size_t taps_across = x.taps.size();
-    parallel_ranges(y.taps.size() * taps_across, channels, [&](std::size_t begin, std::size_t end, int) {
-      for (std::size_t tap = begin; tap < end; ++tap) {
-        const float* weight = from + layout.offset + y.taps[tap / taps_across] * layout.y + x.taps[tap % taps_across] * layout.x;
-        for (int c = 0; c < channels; ++c) weights.data()[tap * channels + c] = weight[c * layout.group];
+    const std::size_t taps = y.taps.size() * x.taps.size(), lanes = isa().lanes;
+    const std::size_t vectors = width > 1 ? ceil_divide(channels, isa().lanes) : 1, count = width > 1 ? lanes : channels;
+    parallel_ranges(vectors * taps, count * width, [&](std::size_t begin, std::size_t end, int) {
+      for (std::size_t unit = begin; unit < end; ++unit) {
+        const int first = width > 1 ? first_channel(static_cast<int>(unit / taps), channels) : 0;
+        const std::size_t tap = unit % taps;
+        const float* weight = from + layout.offset + y.taps[tap / x.taps.size()] * layout.y + x.taps[tap % x.taps.size()] * layout.x;
+        float* to = weights.data() + unit * width * count;
+        for (int source = 0; source < width; ++source, weight += weight_source_step)
+          for (int c = first; c < first + static_cast<int>(count); ++c) *to++ = weight[c / width * layout.group + c % width * weight_result_step];
       }
     });
   }
@@ -84,6 +139,31 @@ struct DepthwisePass {
     if (inner.size() > 0) run_pixels(inner, {0, across.kernel});
     for (int j = inner.end; j < across.output; ++j) run_pixels({j, j + 1}, taps_x[j]);
   }
+
+  /// The same for a vector of channels of narrow groups.
+  void run_line_of_vector(const Isa& isa, LineCopies& source, int i, int vector, const float* start, float* line, const float** pointers) const {
+    const Axis& across = x.axis;
+    const Range taps = y.axis.taps_inside(i);
+    const int first = first_channel(vector, channels), lanes = isa.lanes;
+    DepthwiseRun run{};
+    run.lines = pointers;
+    run.weights = pointers + y.axis.kernel;
+    run.line_count = across.kernel > 0 ? taps.size() : 0;
+    run.taps = across.kernel;
+    run.pixels = across.output;
+    run.pixel_step = std::size_t(across.stride) * lanes;
+    run.tap_step = std::size_t(across.dilation) * lanes;
+    run.weight_step = std::size_t(width) * lanes;
+    run.result_step = std::size_t(x.step) * channels;
+    run.start = start ? start + first : nullptr;
+    run.result = line + std::size_t(x.first) * channels + first;
+    run.width = width;
+    for (int t = 0; t < run.line_count; ++t) {
+      pointers[t] = source.line(isa, y.axis.tap(i, taps.begin + t));
+      pointers[y.axis.kernel + t] = weights.data() + (std::size_t(vector) * y.axis.kernel + taps.begin + t) * across.kernel * run.weight_step;
+    }
+    isa.depthwise_run(run);
+  }
 };
 
 class DepthwiseLines final : public Kernel {
@@ -94,8 +174,11 @@ class DepthwiseLines final : public Kernel {
         channels_(passes_[0].channels), epilogue_(epilogue) {
     for (const DepthwisePass& pass : passes_) {
       most_taps_ = std::max(most_taps_, pass.y.axis.kernel);
-      taps_ += pass.y.axis.kernel * pass.x.axis.kernel;
+      taps_ += pass.y.axis.kernel * pass.x.axis.kernel * pass.width;
     }
+    std::size_t copied = 0;
+    for (const DepthwisePass& pass : passes_) copied = std::max(copied, pass.width > 1 ? LineCopies(pass.y.axis, pass.x.axis).floats() : 0);
+    copy_offset_ = thread_.add(copied);
     pointers_offset_ = thread_.add(2 * most_taps_ * sizeof(const float*) / sizeof(float));
     // Groups of lines that are written together, one for each of the phases below one another.
     groups_ = ceil_divide(height_, step());
@@ -103,7 +186,7 @@ class DepthwiseLines final : public Kernel {
 
   std::size_t scratch_bytes() const override { return thread_.floats() * max_thread_count() * sizeof(float); }
   std::string algorithm() const override {
-    std::string text = std::string("depthwise, runs of pixels, ") + isa_.name;
+    std::string text = std::string(passes_[0].width > 1 ? "narrow groups" : "depthwise") + ", runs of pixels, " + isa_.name;
     return passes_.size() > 1 ? text + ", " + std::to_string(passes_.size()) + " phases" : text;
   }
 
@@ -113,6 +196,7 @@ class DepthwiseLines final : public Kernel {
     if (version_.is_stale(call))
       for (DepthwisePass& pass : passes_) pass.pack(call.input<float>(1), layout_);
     const std::size_t line = std::size_t(width_) * channels_;
+    if (passes_[0].width > 1) return run_narrow_groups(call, result, line);
     // Neighbouring lines read the same lines: a task has several of them.
     const std::size_t count = images_ * groups_, tasks = std::min(count, std::clamp(count * line * taps_ / kTaskWork, kFewestTasks, kMostTasks));
     parallel_for(tasks, [&](std::size_t task, int thread) {
@@ -124,8 +208,7 @@ class DepthwiseLines final : public Kernel {
         float* to = result + image * height_ * line;
         for (const DepthwisePass& pass : passes_) {
           if (group >= pass.y.axis.output) continue;
-          const std::size_t source_image = std::size_t(std::max(0, pass.y.axis.input)) * std::max(0, pass.x.axis.input) * channels_;
-          pass.run_line(isa_, call.input<float>(0) + image * source_image, group, call.input<float>(2),
+          pass.run_line(isa_, call.input<float>(0) + image * source_image(pass), group, call.input<float>(2),
                         to + std::size_t(pass.y.first + group * pass.y.step) * line, count * line * step() > kNearFloats, pointers);
         }
         if (epilogue_.has_neuron()) apply_neuron(epilogue_.neuron, to + first * line, std::size_t(last - first) * width_, channels_);
@@ -139,6 +222,43 @@ class DepthwiseLines final : public Kernel {
   /// Results that may still be in second-level caches: 4 MiB.
   static constexpr std::size_t kNearFloats = std::size_t(1) << 20;
   int step() const { return passes_[0].y.step; }
+  std::size_t source_image(const DepthwisePass& pass) const {
+    return std::size_t(std::max(0, pass.y.axis.input)) * std::max(0, pass.x.axis.input) * channels_;
+  }
+
+  /// A task has some vectors of channels, one after the other, of some lines: a vector's weights and the copies of the lines stay in the
+  /// first-level cache, all lines of a part in the second-level one.
+  void run_narrow_groups(const KernelCall& call, float* result, std::size_t line) const {
+    const std::size_t vectors = ceil_divide(channels_, isa_.lanes), count = images_ * groups_, pairs = (vectors + 1) / 2;
+    const std::size_t parts = std::clamp<std::size_t>(std::max(kMostTasks / pairs, 2 * count * line * step() / kNearFloats), 1, std::max<std::size_t>(1, count));
+    parallel_for(pairs * parts, [&](std::size_t task, int thread) {
+      const std::size_t part = task / pairs, pair = task % pairs;
+      for (std::size_t vector = 2 * pair; vector < std::min(vectors, 2 * pair + 2); ++vector)
+        for (const DepthwisePass& pass : passes_)
+          run_vector(call, pass, static_cast<int>(vector), part_begin(count, part, parts), part_begin(count, part + 1, parts), result,
+                     static_cast<float*>(call.scratch) + thread * thread_.floats());
+    });
+    if (!epilogue_.has_neuron()) return;
+    parallel_ranges(images_ * height_, line, [&](std::size_t begin, std::size_t end, int) {
+      apply_neuron(epilogue_.neuron, result + begin * line, (end - begin) * width_, channels_);
+    });
+  }
+
+  void run_vector(const KernelCall& call, const DepthwisePass& pass, int vector, std::size_t begin, std::size_t end, float* result,
+                  float* scratch) const {
+    LineCopies source(pass.y.axis, pass.x.axis);
+    std::size_t held = images_;
+    for (std::size_t index = begin; index < end; ++index) {
+      const std::size_t image = index / groups_;
+      const int group = static_cast<int>(index % groups_);
+      if (group >= pass.y.axis.output) continue;
+      if (std::exchange(held, image) != image)
+        source.begin(call.input<float>(0) + image * source_image(pass) + first_channel(vector, channels_), channels_, scratch + copy_offset_);
+      pass.run_line_of_vector(isa_, source, group, vector, call.input<float>(2),
+                              result + (image * height_ + pass.y.first + group * pass.y.step) * width_ * channels_,
+                              reinterpret_cast<const float**>(scratch + pointers_offset_));
+    }
+  }
 
   const Isa& isa_;
   std::vector<DepthwisePass> passes_;
@@ -148,7 +268,7 @@ class DepthwiseLines final : public Kernel {
   Epilogue epilogue_;
   PackedVersion version_;
   ScratchLayout thread_;
-  std::size_t pointers_offset_ = 0;
+  std::size_t pointers_offset_ = 0, copy_offset_ = 0;
 };
 
 /// Parts of whole lines of the incoming gradient, with private sums kH x kW x O that are added up in their order.
@@ -156,18 +276,24 @@ class DepthwiseLinesWeightGradient final : public Kernel {
  public:
   DepthwiseLinesWeightGradient(const ConvolutionGeometry& geometry, const WeightLayout& layout, int images, bool is_transposed)
       : isa_(isa()), y_(geometry.window.y), x_(geometry.window.x), layout_(layout), is_transposed_(is_transposed), bias_(geometry, images, is_transposed),
-        channels_(geometry.input_channels), taps_(y_.kernel * x_.kernel), inner_(inner_outputs(x_)),
+        channels_(geometry.input_channels), width_(geometry.input_channels / geometry.groups), taps_(y_.kernel * x_.kernel),
+        inner_(inner_outputs(x_)),
         lines_(std::size_t(std::max(0, images)) * std::max(0, y_.output)) {
     const std::size_t pixels = lines_ * std::max(0, x_.output);
     parts_ = std::clamp<std::size_t>(std::min(pixels / kPartPixels, lines_), 1, kParts);
     // Few pixels, as of a deep layer, are shared out by channels.
     channel_parts_ = std::clamp<std::size_t>(kFewestTasks / parts_, 1, std::max(1, channels_ / kPartChannels));
-    sums_offset_ = scratch_.add(parts_ * taps_ * channels_);
+    if (width_ > 1)
+      thread_floats_ = std::size_t(isa_.lanes) * (rows() + x_.output) + LineCopies(y_, x_).floats();
+    threads_offset_ = scratch_.add(thread_floats_ * max_thread_count());
+    sums_offset_ = scratch_.add(parts_ * rows() * channels_);
     bias_offset_ = scratch_.add(bias_.scratch_floats());
   }
 
   std::size_t scratch_bytes() const override { return scratch_.floats() * sizeof(float); }
-  std::string algorithm() const override { return std::string("depthwise, sums in registers, ") + isa_.name; }
+  std::string algorithm() const override {
+    return std::string(width_ > 1 ? "narrow groups" : "depthwise") + ", sums in registers, " + isa_.name;
+  }
 
   void run(const KernelCall& call) override {
     float* scratch = static_cast<float*>(call.scratch);
@@ -177,17 +303,22 @@ class DepthwiseLinesWeightGradient final : public Kernel {
     const float* incoming = call.input<float>(is_transposed_ ? 1 : 0);
     const float* source = call.input<float>(is_transposed_ ? 0 : 1);
     float* sums = scratch + sums_offset_;
-    const std::size_t count = std::size_t(taps_) * channels_;
-    parallel_for(parts_ * channel_parts_, [&](std::size_t task, int) {
+    const std::size_t count = std::size_t(rows()) * channels_;
+    parallel_for(parts_ * channel_parts_, [&](std::size_t task, int thread) {
       const std::size_t part = task / channel_parts_, channel_part = task % channel_parts_, units = ceil_divide(channels_, isa_.lanes);
       const Range channels{static_cast<int>(part_begin(units, channel_part, channel_parts_)) * isa_.lanes,
                            std::min(channels_, static_cast<int>(part_begin(units, channel_part + 1, channel_parts_)) * isa_.lanes)};
       float* to = sums + part * count;
-      for (int tap = 0; tap < taps_; ++tap) std::fill_n(to + std::size_t(tap) * channels_ + channels.begin, channels.size(), 0.0f);
+      if (width_ > 1) {
+        for (std::size_t vector = channels.begin / isa_.lanes; vector < std::size_t(ceil_divide(channels.end, isa_.lanes)); ++vector)
+          sum_vector(static_cast<int>(vector), part, incoming, source, to, scratch + threads_offset_ + thread * thread_floats_);
+        return;
+      }
+      for (int row = 0; row < rows(); ++row) std::fill_n(to + std::size_t(row) * channels_ + channels.begin, channels.size(), 0.0f);
       const std::size_t end = part_begin(lines_, part + 1, parts_);
       for (std::size_t line = part_begin(lines_, part, parts_); line < end;) line = add_lines(line, end, channels, incoming, source, to);
     });
-    parallel_ranges(ceil_divide(channels_, kPartChannels), parts_ * taps_ * kPartChannels, [&](std::size_t begin, std::size_t end, int) {
+    parallel_ranges(ceil_divide(channels_, kPartChannels), parts_ * rows() * kPartChannels, [&](std::size_t begin, std::size_t end, int) {
       for (std::size_t block = begin; block < end; ++block) add_parts(static_cast<int>(block) * kPartChannels, sums, weights);
     });
   }
@@ -201,14 +332,15 @@ class DepthwiseLinesWeightGradient final : public Kernel {
   /// Adds the parts of some channels up in their order, and stores them.
   void add_parts(int first, const float* sums, float* weights) const {
     const int channels = std::min(kPartChannels, channels_ - first);
-    for (int tap = 0; tap < taps_; ++tap) {
+    for (int row = 0; row < rows(); ++row) {
       float total[kPartChannels] = {};
       for (std::size_t part = 0; part < parts_; ++part) {
-        const float* from = sums + (part * taps_ + tap) * channels_ + first;
+        const float* from = sums + (part * rows() + row) * channels_ + first;
         for (int c = 0; c < channels; ++c) total[c] += from[c];
       }
-      float* to = layout_.at(weights, first) + tap / x_.kernel * layout_.y + tap % x_.kernel * layout_.x;
-      for (int c = 0; c < channels; ++c) to[c * layout_.group] = total[c];
+      const int tap = row / width_;
+      float* to = weights + layout_.offset + tap / x_.kernel * layout_.y + tap % x_.kernel * layout_.x + row % width_ * layout_.input;
+      for (int c = 0; c < channels; ++c) to[(first + c) / width_ * layout_.group + (first + c) % width_ * layout_.output] = total[c];
     }
   }
 
@@ -251,18 +383,62 @@ class DepthwiseLinesWeightGradient final : public Kernel {
                         .channels = std::size_t(part.size())});
   }
 
+  /// A vector of channels of narrow groups over the lines of a part; `scratch` is a thread's.
+  void sum_vector(int vector, std::size_t part, const float* incoming, const float* source, float* sums, float* scratch) const {
+    const int lanes = isa_.lanes, first = first_channel(vector, channels_);
+    float *total = scratch, *e = total + rows() * lanes;
+    std::fill_n(total, rows() * lanes, 0.0f);
+    LineCopies lines(y_, x_);
+    std::size_t held = lines_;
+    for (std::size_t line = part_begin(lines_, part, parts_); line < part_begin(lines_, part + 1, parts_); ++line) {
+      const std::size_t image = line / y_.output;
+      const int i = static_cast<int>(line % y_.output);
+      if (std::exchange(held, image) != image)
+        lines.begin(source + image * y_.input * x_.input * channels_ + first, channels_, e + x_.output * lanes);
+      isa_.gather_vectors(incoming + line * x_.output * channels_ + first, channels_, x_.output, e);
+      const Range taps = y_.taps_inside(i);
+      for (int tap = taps.begin; tap < taps.end; ++tap)
+        isa_.depthwise_sum({.incoming = e,
+                            .source = lines.line(isa_, y_.tap(i, tap)),
+                            .sums = total + std::size_t(tap) * x_.kernel * width_ * lanes,
+                            .lines = 1,
+                            .pixels = x_.output,
+                            .taps_y = 1,
+                            .taps_x = x_.kernel,
+                            .incoming_line = 0,
+                            .incoming_pixel = std::size_t(lanes),
+                            .source_line = 0,
+                            .source_tap_line = 0,
+                            .source_pixel = std::size_t(x_.stride) * lanes,
+                            .source_tap = std::size_t(x_.dilation) * lanes,
+                            .sum_line = 0,
+                            .sum_tap = std::size_t(width_) * lanes,
+                            .channels = std::size_t(lanes),
+                            .width = width_});
+    }
+    for (int row = 0; row < rows(); ++row) std::copy_n(total + row * lanes, lanes, sums + std::size_t(row) * channels_ + first);
+  }
+
+  /// Of the sums: one for each tap and input of a group.
+  int rows() const { return taps_ * width_; }
+
   const Isa& isa_;
   Axis y_, x_;
   WeightLayout layout_;
   bool is_transposed_;
   BiasGradient bias_;
-  int channels_, taps_;
+  int channels_, width_, taps_;
   Range inner_;
-  std::size_t lines_, parts_ = 1, channel_parts_ = 1, sums_offset_ = 0, bias_offset_ = 0;
+  std::size_t lines_, parts_ = 1, channel_parts_ = 1, thread_floats_ = 0, threads_offset_ = 0, sums_offset_ = 0, bias_offset_ = 0;
   ScratchLayout scratch_;
 };
 
 }  // namespace
+
+bool has_narrow_groups(const ConvolutionGeometry& geometry) {
+  const int width = geometry.input_channels / geometry.groups, lanes = isa().lanes;
+  return lanes >= 8 && (width == 2 || width == 4 || width == 8) && geometry.input_channels >= lanes && has_plain_lines(geometry);
+}
 
 bool has_plain_lines(const ConvolutionGeometry& geometry) {
   const Window& window = geometry.window;
@@ -274,7 +450,7 @@ std::unique_ptr<Kernel> make_depthwise_lines_forward(const ConvolutionGeometry& 
                                                      const Epilogue& epilogue) {
   const Axis &y = geometry.window.y, &x = geometry.window.x;
   std::vector<DepthwisePass> passes;
-  passes.emplace_back(Phase{y, all_taps(y), 0, 1}, Phase{x, all_taps(x), 0, 1}, geometry.input_channels);
+  passes.emplace_back(Phase{y, all_taps(y), 0, 1}, Phase{x, all_taps(x), 0, 1}, geometry, layout.output, layout.input);
   return std::make_unique<DepthwiseLines>(std::move(passes), layout, images, y.output, x.output, epilogue);
 }
 
@@ -282,7 +458,7 @@ std::unique_ptr<Kernel> make_depthwise_lines_data_gradient(const ConvolutionGeom
                                                            int images, const Epilogue& epilogue) {
   std::vector<DepthwisePass> passes;
   for (const Phase& y : phases(geometry.window.y))
-    for (const Phase& x : phases(geometry.window.x)) passes.emplace_back(y, x, geometry.input_channels);
+    for (const Phase& x : phases(geometry.window.x)) passes.emplace_back(y, x, geometry, layout.input, layout.output);
   return std::make_unique<DepthwiseLines>(std::move(passes), layout, images, geometry.window.y.input, geometry.window.x.input, epilogue);
 }
 

@@ -14,6 +14,9 @@ namespace {
 
 constexpr int kBlock = 320;
 
+/// Images whose rows of results fit into the tiles' registers, and weights that are worth it.
+constexpr int kMostImages = 64, kFewImages = 16, kFewestOutputs = 64;
+
 /// Transposed: result^T = W x^T, so that the rows of the left operand are those of the weights.
 class FullyConnectedForward final : public Kernel {
  public:
@@ -85,6 +88,53 @@ class FullyConnectedForward final : public Kernel {
   std::size_t source_offset_ = 0, sums_offset_ = 0;
 };
 
+/// Images that fill half a vector at most: rows of the weights times images instead.
+class FullyConnectedRows final : public Kernel {
+ public:
+  FullyConnectedRows(int inputs, int outputs, int images, const Epilogue& epilogue)
+      : isa_(isa()), inputs_(inputs), outputs_(outputs), images_(images), steps_(ceil_divide(inputs, isa_.lanes)), epilogue_(epilogue) {}
+
+  std::size_t scratch_bytes() const override { return std::size_t(steps_) * step() * sizeof(float); }
+  std::string algorithm() const override { return std::string("weights in place, row by row, ") + isa_.name; }
+
+  void run(const KernelCall& call) override {
+    const float *x = call.input<float>(0), *weights = call.input<float>(1), *bias = call.input<float>(2);
+    float *y = call.output<float>(0), *source = static_cast<float*>(call.scratch);
+    if (!y) return;
+    parallel_ranges(steps_, step(), [&](std::size_t begin, std::size_t end, int) {
+      for (std::size_t i = begin; i < end; ++i)
+        for (int p = 0; p < images_; ++p) {
+          const int first = static_cast<int>(i) * isa_.lanes, count = std::min(isa_.lanes, inputs_ - first);
+          float* to = source + i * step() + p * isa_.lanes;
+          std::copy_n(x + std::size_t(p) * inputs_ + first, count, to);
+          std::fill(to + count, to + isa_.lanes, 0.0f);
+        }
+    });
+    const int tasks = std::min(kTasks, outputs_);
+    parallel_for(tasks, [&](std::size_t task, int) {
+      const std::size_t begin = part_begin(outputs_, task, tasks), end = part_begin(outputs_, task + 1, tasks);
+      isa_.row_products({.a = weights + begin * inputs_,
+                         .b = source,
+                         .start = bias ? bias + begin : nullptr,
+                         .result = y + begin,
+                         .rows = end - begin,
+                         .images = std::size_t(images_),
+                         .depth = std::size_t(inputs_),
+                         .a_stride = std::size_t(inputs_),
+                         .result_stride = std::size_t(outputs_)});
+    });
+    if (epilogue_.has_neuron()) apply_neuron(epilogue_.neuron, y, images_, outputs_);
+  }
+
+ private:
+  static constexpr int kTasks = 32;
+  std::size_t step() const { return std::size_t(images_) * isa_.lanes; }
+
+  const Isa& isa_;
+  int inputs_, outputs_, images_, steps_;
+  Epilogue epilogue_;
+};
+
 /// A task owns a stretch of the input channels; sixteen rows of the weights at a time are added to it.
 class FullyConnectedDataGradient final : public Kernel {
  public:
@@ -98,14 +148,23 @@ class FullyConnectedDataGradient final : public Kernel {
     if (!result) return;
     parallel_for(ceil_divide(inputs_, kStretch), [&](std::size_t task, int) {
       const int begin = static_cast<int>(task) * kStretch, count = std::min(kStretch, inputs_ - begin);
+      alignas(64) float sums[kFewImages * kStretch];
       for (int p = 0; p < images_; ++p) {
-        float* to = result + std::size_t(p) * inputs_ + begin;
+        float* to = sums + p * kStretch;
         if (bias) std::copy_n(bias + begin, count, to);
         else std::fill_n(to, count, 0.0f);
       }
       for (int o = 0; o < outputs_; o += kRows)
-        multiply_in_place(isa(), images_, count, std::min(kRows, outputs_ - o), incoming + o, outputs_,
-                          weights + std::size_t(o) * inputs_ + begin, inputs_, result + begin, inputs_);
+        isa().weighted_rows({.b = weights + std::size_t(o) * inputs_ + begin,
+                             .factors = incoming + o,
+                             .result = sums,
+                             .images = std::size_t(images_),
+                             .columns = std::size_t(count),
+                             .depth = std::size_t(std::min(kRows, outputs_ - o)),
+                             .b_stride = std::size_t(inputs_),
+                             .factor_stride = std::size_t(outputs_),
+                             .result_stride = kStretch});
+      for (int p = 0; p < images_; ++p) std::copy_n(sums + p * kStretch, count, result + std::size_t(p) * inputs_ + begin);
     });
     if (epilogue_.has_neuron()) apply_neuron(epilogue_.neuron, result, images_, inputs_);
   }
@@ -139,8 +198,7 @@ class FullyConnectedWeightGradient final : public Kernel {
   int inputs_, outputs_, images_;
 };
 
-/// Images whose rows of results fit into the tiles' registers, and weights that are worth it.
-constexpr int kMostImages = 64, kFewImages = 16, kFewestOutputs = 64;
+/// Weights whose gradient is worth streaming.
 constexpr std::size_t kStreamedFloats = std::size_t(2) << 20;
 
 bool is_fully_connected(const ConvolutionGeometry& geometry, const WeightLayout& layout, int images, int most_images) {
@@ -157,6 +215,7 @@ std::unique_ptr<Kernel> make_fully_connected_forward(const ConvolutionGeometry& 
   if (epilogue.sub_pixel_scale > 1 || geometry.output_channels < kFewestOutputs || !is_fully_connected(geometry, layout, images, most)) return nullptr;
   if (isa().matrix_unit && images > 2 * kFewImages)  // splitting each weight costs as much as its products with 30 images
     return make_split_fully_connected_forward(geometry.input_channels, geometry.output_channels, images, epilogue);
+  if (2 * images <= isa().lanes) return std::make_unique<FullyConnectedRows>(geometry.input_channels, geometry.output_channels, images, epilogue);
   return std::make_unique<FullyConnectedForward>(geometry.input_channels, geometry.output_channels, images, epilogue);
 }
 

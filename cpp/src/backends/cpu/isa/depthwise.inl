@@ -2,6 +2,8 @@
 // Depthwise kernels of an instruction set: vectors over channels, several pixels at a time, so that a loaded pixel serves all
 // windows over it. Included by microkernel.inl.
 
+#include "backends/cpu/isa/grouped.inl"
+
 template <int Taps, int Step, int Pixels>
 inline __attribute__((always_inline)) void depthwise_pixels(const DepthwiseRun& run, std::size_t c, int first) {
   Vector sum[Pixels];
@@ -83,6 +85,7 @@ void depthwise_step(const DepthwiseRun& run) {
 }
 
 void depthwise_run(const DepthwiseRun& run) {
+  if (run.width > 1) return grouped_run(run);
   if (run.channels < kLanes) return depthwise_scalars(run);
   if (run.pixel_step == run.tap_step || run.pixels == 1) return depthwise_step<1>(run);
   if (run.pixel_step == 2 * run.tap_step) return depthwise_step<2>(run);
@@ -197,6 +200,7 @@ bool depthwise_add_step(const DepthwiseSum& sum) {
 }
 
 void depthwise_sum(const DepthwiseSum& sum) {
+  if (sum.width > 1) return grouped_sum(sum);
   if (sum.channels < kLanes) return depthwise_add_scalars(sum);
   if ((sum.source_pixel == sum.source_tap || sum.pixels == 1) && depthwise_add_step<1>(sum)) return;
   if (sum.source_pixel == 2 * sum.source_tap && depthwise_add_step<2>(sum)) return;

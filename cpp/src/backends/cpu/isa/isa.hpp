@@ -86,6 +86,7 @@ struct DepthwiseRun {
   bool fetches_result;  ///< the result's lines come from far: stores would wait for them one after another, so those of the next pixels are fetched
   const float* start;
   float* result;
+  int width = 1;  ///< channels of a group. More than one: a single vector of channels, with a row of weights for each input of the groups
 };
 
 /// The sums of a depthwise weight gradient over neighbouring pixels of some lines: sums[ty * sum_line + tx * sum_tap + c] += sum over
@@ -96,6 +97,21 @@ struct DepthwiseSum {
   float* sums;
   int lines, pixels, taps_y, taps_x;
   std::size_t incoming_line, incoming_pixel, source_line, source_tap_line, source_pixel, source_tap, sum_line, sum_tap, channels;
+  int width = 1;  ///< channels of a group. More than one: a single vector of channels, with a row of sums for each input of the groups
+};
+
+/// Rows of a matrix that is read once, times a few vectors. At most lanes / 2 images: more are better off as columns of a product.
+struct RowProducts {
+  const float *a, *b, *start;
+  float* result;
+  std::size_t rows, images, depth, a_stride, result_stride;
+};
+
+/// Some rows of a matrix that is read once, added up with a few sets of factors. The result stays in the first-level cache.
+struct WeightedRows {
+  const float *b, *factors;
+  float* result;
+  std::size_t images, columns, depth, b_stride, factor_stride, result_stride;
 };
 
 /// What pools: forward passes that keep the winners of a maximum in no, one or four bytes each, and gradients.
@@ -283,6 +299,13 @@ struct Isa {
                          std::size_t b_stride, float* c, std::size_t c_stride);
   void (*depthwise_run)(const DepthwiseRun&);
   void (*depthwise_sum)(const DepthwiseSum&);
+  /// to[i * lanes] := from[i * stride] and the lanes - 1 floats behind it.
+  void (*gather_vectors)(const float* from, std::size_t stride, std::size_t count, float* to);
+  /// result[r * result_stride + p] = start[r] + sum over k < depth of a[r * a_stride + k] * b(p, k), `start` null for zeros. b has `images`
+  /// vectors for each vector of a row, whose missing lanes are zeros.
+  void (*row_products)(const RowProducts&);
+  /// result[p * result_stride + j] += sum over k < depth of factors[p * factor_stride + k] * b[k * b_stride + j].
+  void (*weighted_rows)(const WeightedRows&);
   /// result[i] += sum over r < rows of a[r * stride + i], i < count.
   void (*sum_rows)(std::size_t count, std::size_t rows, const float* a, std::size_t stride, float* result);
   /// result[r * result_stride + i] += a[r * stride + i], r < rows, i < count; rows of the result do not overlap.

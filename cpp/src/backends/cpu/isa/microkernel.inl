@@ -42,6 +42,26 @@ inline void store_part(float* p, Vector v, int count) {
 }
 #endif
 
+/// Lane l of the result is lane indices[l].
+typedef int Indices __attribute__((vector_size(kLanes * sizeof(int))));
+#if MPSNN_ISA_LANES == 16 && defined(__AVX512F__)
+inline __attribute__((always_inline)) Vector pick_lanes(Vector v, Indices indices) {
+#if defined(__clang__)
+  return __builtin_ia32_permvarsf512(v, indices);
+#else
+  return __builtin_ia32_permvarsf512_mask(v, indices, Vector{}, 0xffff);
+#endif
+}
+#elif MPSNN_ISA_LANES == 8 && defined(__AVX2__)
+inline __attribute__((always_inline)) Vector pick_lanes(Vector v, Indices indices) { return __builtin_ia32_permvarsf256(v, indices); }
+#else
+inline Vector pick_lanes(Vector v, Indices indices) {
+  Vector result;
+  for (int i = 0; i < kLanes; ++i) result[i] = v[indices[i]];
+  return result;
+}
+#endif
+
 /// Hides how a pointer was made: otherwise the compiler keeps one induction variable for each row of the tile, more than there
 /// are registers, and reloads them in the innermost loop.
 template <class T>
@@ -528,12 +548,13 @@ void count_bits(std::size_t rows, std::size_t words, const std::uint64_t* a, con
 
 #include "backends/cpu/isa/elementwise.inl"
 #include "backends/cpu/isa/softmax.inl"
+#include "backends/cpu/isa/rows.inl"
 
 namespace mpsnn::cpu {
 namespace {
 
 constexpr Isa make_isa(const char* name) {
-  return {name, kRows, kVectors, kLanes, kRowTiles.tiles, kColumnTiles.tiles, kPieceTiles.tiles, kPieceTiles.sums, kPieceRows, sum_products, stream_product, depthwise_run, depthwise_sum, sum_rows, add_block,
+  return {name, kRows, kVectors, kLanes, kRowTiles.tiles, kColumnTiles.tiles, kPieceTiles.tiles, kPieceTiles.sums, kPieceRows, sum_products, stream_product, depthwise_run, depthwise_sum, gather_vectors, row_products, weighted_rows, sum_rows, add_block,
           count_bits<false>, count_bits<true>, neuron, neuron_gradient, scaled_sum, scaled_product, drop, normalize, normalize_gradient, sum_deviations, sum_gradient,
           kPoolingKernels, softmax, log_softmax, softmax_gradient, log_softmax_gradient, softmax_loss};
 }
