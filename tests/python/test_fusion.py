@@ -180,3 +180,105 @@ def test_element_wise_operations_write_where_they_read(monkeypatch):
         network = Network("cpu", chain, differentiate=False)
         sizes[fuses] = network.graph.plan([(1, 64, 64, 16)]).arena_bytes
     assert sizes == {"0": 2 * 64 * 64 * 16 * 4, "1": 64 * 64 * 16 * 4}
+
+
+# --- what follows a convolution, or its data gradient, while pixels are in the cache
+
+STATISTICS = "BatchNormalizationStatistics"
+
+
+def chain(*, shared=False, **options):
+    """A normalized convolution between two neurons, in front of the graph's end; `shared`: another node reads the first neuron's result."""
+
+    def build(image):
+        channels = options.get("inputs", SHAPE[3])
+        first = convolution(image, outputs=channels, kernel=1, inputs=channels)
+        tanh = mpsnn.MPSCNNNeuronTanHNode(first.result_image)
+        node = convolution(tanh.result_image, **options)
+        outputs = options.get("outputs", 6)
+        normalized = mpsnn.MPSCNNBatchNormalizationNode(node.result_image, mpsnn.BatchNormalizationWeights(outputs))
+        last = mpsnn.MPSCNNNeuronSigmoidNode(normalized.result_image)
+        if shared:
+            last = mpsnn.MPSNNAdditionNode(last.result_image, tanh.result_image)
+        return last, [node, normalized]
+
+    return build
+
+
+def normalized_chain(images, incoming, **options):
+    """Evaluations of the cpu engine, fused and not, and of the reference engine; and the fused plan's operations."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("MPSNN_FUSE", "0")
+        apart, operations = run("cpu", chain(**options), images, incoming)
+        assert STATISTICS in operations
+        patch.setenv("MPSNN_FUSE", "1")
+        together, operations = run("cpu", chain(**options), images, incoming)
+    expected, _ = run("reference", chain(**options), images, incoming)
+    return apart, together, expected, operations
+
+
+@pytest.mark.parametrize("layer", LAYERS)
+@pytest.mark.parametrize("algorithm", ["", "gemm"])
+@pytest.mark.parametrize("images", [0, 1, 3])
+def test_convolutions_sum_statistics_and_apply_slopes(monkeypatch, layer, algorithm, images):
+    monkeypatch.setenv("MPSNN_CONV", algorithm)
+    options = LAYERS[layer]
+    random = np.random.default_rng(8)
+    source = random.standard_normal((images, 13, 11, options.get("inputs", SHAPE[3])))
+    incoming = random.standard_normal((images, 13, 11, options.get("outputs", 6)))
+    apart, together, expected, operations = normalized_chain([source], incoming, **options)
+    assert STATISTICS not in operations
+    assert operations.count("NeuronGradient") == 1  # of the last neuron; the first one's is the data gradient's
+    pixels = max(1, images * 13 * 11)
+    for name in ("mean", "variance"):
+        values = getattr(expected.states[1], name)
+        assert_close(getattr(together.states[1], name), values, np.abs(values).max() + 1, pixels, what=name)
+    for got in (apart, together):
+        assert_close(got.result, expected.result, 1, pixels)
+        gradient = expected.gradients[0]
+        assert_close(got.gradients[0], gradient, np.abs(gradient).max(initial=0) * 8, pixels, what="gradient")
+
+
+def test_a_slope_stays_apart_where_others_add_to_the_gradient():
+    random = np.random.default_rng(9)
+    source, incoming = random.standard_normal(SHAPE), random.standard_normal(SHAPE)
+    _, together, expected, operations = normalized_chain([source], incoming, shared=True)
+    assert operations.count("NeuronGradient") == 2
+    gradient = expected.gradients[0]
+    assert_close(together.gradients[0], gradient, np.abs(gradient).max() * 8, np.prod(SHAPE[:3]))
+
+
+@pytest.mark.parametrize("mean", [0.0, 300.0])
+def test_statistics_of_a_convolution_stand_a_mean_far_from_zero(mean):
+    def build(image):
+        node = convolution(image, kernel=1, groups=6)
+        node = mpsnn.MPSCNNBatchNormalizationNode(node.result_image, mpsnn.BatchNormalizationWeights(6))
+        return node, [node]
+
+    random = np.random.default_rng(10)
+    images, incoming = [random.standard_normal((4, 40, 40, 6)) + mean], random.standard_normal((4, 40, 40, 6))
+    got, operations = run("cpu", build, images, incoming)
+    expected, _ = run("reference", build, images, incoming)
+    assert STATISTICS not in operations
+    # Each number is off by half an epsilon of the mean at most, which is as good as random beside the deviations.
+    variance = expected.states[0].variance
+    scale = variance + np.abs(expected.states[0].mean) * np.sqrt(variance) / np.sqrt(4 * 40 * 40)
+    assert_close(got.states[0].variance, variance, scale, 64, what="variance")
+
+
+@pytest.mark.parametrize("layer", LAYERS)
+def test_epilogues_give_the_same_bits_for_any_number_of_threads(layer):
+    options = LAYERS[layer]
+    random = np.random.default_rng(11)
+    images = [random.standard_normal((2, 30, 29, options.get("inputs", SHAPE[3])))]
+    incoming = random.standard_normal((2, 30, 29, options.get("outputs", 6)))
+    threads, results = mpsnn.num_threads(), []
+    try:
+        for count in (1, 2, 3):
+            mpsnn.set_num_threads(count)
+            results.append(run("cpu", chain(**options), images, incoming)[0])
+    finally:
+        mpsnn.set_num_threads(threads)
+    for result in results[1:]:
+        np.testing.assert_array_equal(result.gradients[0], results[0].gradients[0])
+        np.testing.assert_array_equal(result.states[1].variance, results[0].states[1].variance)

@@ -89,6 +89,32 @@ std::vector<const Step*> fuse_convolution(Plan& plan, const Uses& uses, Step& co
   return {relu.forward};
 }
 
+/// The statistics that batch normalization needs of a convolution's result, which become the convolution's. Returns the steps that are gone.
+std::vector<const Step*> fuse_statistics(Plan& plan, const Uses& uses, Step& convolution, int sub_pixel_scale) {
+  if (sub_pixel_scale != 1 || convolution.outputs.size() != 1 || convolution.outputs[0] == kNoValue) return {};
+  for (const std::size_t reader : uses.readers[convolution.outputs[0]]) {
+    Step& step = plan.steps[reader];
+    if (!std::holds_alternative<BatchNormalizationStatisticsOp>(step.operation)) continue;
+    convolution.outputs.insert(convolution.outputs.end(), step.outputs.begin(), step.outputs.end());
+    return {&step};
+  }
+  return {};
+}
+
+/// A data gradient and the gradient of the neuron in front of the convolution, unless that has gone elsewhere. Returns the steps that are gone.
+std::vector<const Step*> fuse_neuron_gradient(Plan& plan, const Uses& uses, const std::vector<bool>& is_gone, Step& gradient, NNNeuronDescriptor& neuron) {
+  const ValueId between = gradient.outputs[0];
+  if (!lies_in_arena(plan, between) || uses.readers[between].size() != 1 || is_gone[uses.readers[between][0]]) return {};
+  Step& behind = plan.steps[uses.readers[between][0]];
+  const auto* op = std::get_if<NeuronGradientOp>(&behind.operation);
+  if (!op || behind.inputs[0] != between) return {};
+  neuron = op->neuron;
+  gradient.inputs.resize(2);
+  gradient.inputs.insert(gradient.inputs.end(), {kNoValue, behind.inputs[1]});
+  gradient.outputs[0] = behind.outputs[0];
+  return {&behind};
+}
+
 /// True for the gradient of a plain sum: a copy of what comes in.
 bool is_copy(const ArithmeticGradientOp& op, const OperandShapes& shapes) {
   const ArithmeticOp plain;
@@ -118,12 +144,22 @@ void drop_copies(Plan& plan, std::vector<bool>& is_gone) {
 Plan fused(Plan plan) {
   std::vector<bool> is_gone(plan.steps.size(), false);
   const Uses uses(plan);
+  const auto drop = [&](const std::vector<const Step*>& gone) {
+    for (const Step* step : gone) is_gone[static_cast<std::size_t>(step - plan.steps.data())] = true;
+  };
   for (Step& step : plan.steps) {
-    std::vector<const Step*> gone;
-    if (std::holds_alternative<BatchNormalizationOp>(step.operation)) gone = fuse_normalization(plan, uses, step);
-    if (auto* op = std::get_if<ConvolutionOp>(&step.operation)) gone = fuse_convolution(plan, uses, step, op->neuron);
-    if (auto* op = std::get_if<ConvolutionTransposeOp>(&step.operation)) gone = fuse_convolution(plan, uses, step, op->neuron);
-    for (const Step* other : gone) is_gone[static_cast<std::size_t>(other - plan.steps.data())] = true;
+    if (std::holds_alternative<BatchNormalizationOp>(step.operation)) drop(fuse_normalization(plan, uses, step));
+    if (auto* op = std::get_if<ConvolutionOp>(&step.operation)) {
+      drop(fuse_convolution(plan, uses, step, op->neuron));
+      drop(fuse_statistics(plan, uses, step, op->sub_pixel_scale));
+    }
+    if (auto* op = std::get_if<ConvolutionTransposeOp>(&step.operation)) {
+      drop(fuse_convolution(plan, uses, step, op->neuron));
+      drop(fuse_statistics(plan, uses, step, 1));
+    }
+    // Behind all forward steps: which neurons are left, and what their gradients read, is known by now.
+    if (auto* op = std::get_if<ConvolutionDataGradientOp>(&step.operation)) drop(fuse_neuron_gradient(plan, uses, is_gone, step, op->neuron));
+    if (auto* op = std::get_if<ConvolutionTransposeDataGradientOp>(&step.operation)) drop(fuse_neuron_gradient(plan, uses, is_gone, step, op->neuron));
   }
   drop_copies(plan, is_gone);
   std::vector<Step> kept;

@@ -24,16 +24,19 @@ struct ConvolutionGeometry {
   bool operator==(const ConvolutionGeometry&) const = default;
 };
 
-/// inputs: x, weights (O,kH,kW,I/groups), [bias O] -> y. The neuron is applied last; with sub_pixel_scale r > 1
-/// the O channels become blocks of r x r pixels and y has the window's output size times r (7.3).
+/// inputs: x, weights (O,kH,kW,I/groups), [bias O] -> y, [mean O], [variance O]. The neuron is applied last; with sub_pixel_scale r > 1
+/// the O channels become blocks of r x r pixels and y has the window's output size times r (7.3). Mean and variance are those of
+/// BatchNormalizationStatisticsOp, where fused() put them.
 struct ConvolutionOp {
   ConvolutionGeometry geometry;
   NNNeuronDescriptor neuron;
   int sub_pixel_scale = 1;
 };
-/// inputs: gradient of y, weights -> gradient of x
+/// inputs: gradient of y, weights, [], [z] -> gradient of x. Where fused() put it, x is a neuron of z, and the gradient that of z; or
+/// z is what the neuron's gradient reads in place of that.
 struct ConvolutionDataGradientOp {
   ConvolutionGeometry geometry;
+  NNNeuronDescriptor neuron{};
 };
 /// inputs: gradient of y, x -> [gradient of weights], [gradient of bias]: sums over the batch
 struct ConvolutionWeightGradientOp {
@@ -46,14 +49,15 @@ struct ConvolutionWeightGradientOp {
 /// source (output); undone.input_channels are the result's channels, undone.output_channels the source's. Tap (ky, kx)
 /// of the weights O,kH,kW,I/groups (O the result's channels) meets tap (kH-1-ky, kW-1-kx) of that window:
 ///   y[n, window.y.tap(i, kH-1-ky), window.x.tap(j, kW-1-kx), q] += W[q][ky][kx][ci] * x[n, i, j, group(q)*(I/groups)+ci]
-/// inputs: x, weights, [bias O] -> y, the neuron last
+/// inputs: x, weights, [bias O] -> y, [mean O], [variance O], the neuron last
 struct ConvolutionTransposeOp {
   ConvolutionGeometry undone;
   NNNeuronDescriptor neuron;
 };
-/// inputs: gradient of y, weights -> gradient of x
+/// inputs: gradient of y, weights, [], [z] -> gradient of x, or of z as above
 struct ConvolutionTransposeDataGradientOp {
   ConvolutionGeometry undone;
+  NNNeuronDescriptor neuron{};
 };
 /// inputs: gradient of y, x -> [gradient of weights], [gradient of bias]
 struct ConvolutionTransposeWeightGradientOp {

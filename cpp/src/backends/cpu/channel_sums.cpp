@@ -26,12 +26,12 @@ void part_statistics(const PixelParts& parts, const float* x, std::size_t begin,
     double count = 0;
     parts.for_each_run(begin, end, [&](std::size_t from, std::size_t to) {
       const std::size_t pixels = to - from;
-      float center[kChannelBlock], deviations[kChannelBlock], squared[kChannelBlock];
+      float center[kChannelBlock], deviations[kChannelBlock] = {}, squared[kChannelBlock] = {};
       double run_mean[kChannelBlock], run_squares[kChannelBlock];
       const float* data = x + from * stride + first;
       sum_pixels(data, stride, pixels, center, channels);
       for (int c = 0; c < channels; ++c) center[c] /= static_cast<float>(pixels);
-      isa().sum_deviations(data, stride, pixels, center, deviations, squared, channels);
+      isa().add_deviations(data, stride, pixels, center, deviations, squared, channels);
       for (int c = 0; c < channels; ++c) {  // the center is rounded: the deviations put it right
         const double rest = static_cast<double>(deviations[c]) / static_cast<double>(pixels);
         run_mean[c] = center[c] + rest;

@@ -2,7 +2,6 @@
 #include <algorithm>
 
 #include "backends/cpu/convolution_kernels.hpp"
-#include "backends/cpu/neuron.hpp"
 #include "core/parallel.hpp"
 
 namespace mpsnn::cpu {
@@ -22,11 +21,10 @@ int column_count(const ConvolutionGeometry& geometry) {
 /// has few channels; costs an addition for each product. A task owns a band of lines of one image.
 class ColumnGradientKernel final : public Kernel {
  public:
-  ColumnGradientKernel(const ConvolutionGeometry& geometry, const WeightLayout& layout, int images, const Epilogue& epilogue)
+  ColumnGradientKernel(const ConvolutionGeometry& geometry, const WeightLayout& layout, int images)
       : isa_(isa()),
         geometry_(geometry),
         layout_(layout),
-        epilogue_(epilogue),
         images_(std::max(0, images)),
         packed_(isa_, geometry.output_channels, column_count(geometry)),
         weights_(packed_.count()),
@@ -118,7 +116,6 @@ class ColumnGradientKernel final : public Kernel {
       for (int i = 0; i < count; ++i)
         add_patch(band, (pixel + i) / x.output, (pixel + i) % x.output, products + std::ptrdiff_t(i) * stride_, result);
     }
-    if (epilogue_.has_neuron()) apply_neuron(epilogue_.neuron, result, pixels, channels);
   }
 
   void multiply(const float* incoming, int pixels, float* scratch) const {
@@ -152,7 +149,6 @@ class ColumnGradientKernel final : public Kernel {
   const Isa& isa_;
   ConvolutionGeometry geometry_;
   WeightLayout layout_;
-  Epilogue epilogue_;
   int images_;
   PackedShape packed_;
   AlignedFloats weights_, zeros_;
@@ -167,9 +163,8 @@ class ColumnGradientKernel final : public Kernel {
 
 }  // namespace
 
-std::unique_ptr<Kernel> make_column_gradient(const ConvolutionGeometry& geometry, const WeightLayout& layout, int images,
-                                             const Epilogue& epilogue) {
-  return std::make_unique<ColumnGradientKernel>(geometry, layout, images, epilogue);
+std::unique_ptr<Kernel> make_column_gradient(const ConvolutionGeometry& geometry, const WeightLayout& layout, int images) {
+  return std::make_unique<ColumnGradientKernel>(geometry, layout, images);
 }
 
 }  // namespace mpsnn::cpu

@@ -7,7 +7,6 @@
 #include "backends/cpu/correlation.hpp"
 #include "backends/cpu/kernels.hpp"
 #include "backends/cpu/loops.hpp"
-#include "backends/cpu/neuron.hpp"
 #include "backends/cpu/winograd.hpp"
 #include "core/parallel.hpp"
 
@@ -21,17 +20,14 @@ class CorrelationKernel final : public Kernel {
                     std::size_t result_pixels, const Epilogue& epilogue)
       : correlations_(make_correlations(std::move(parts))),
         geometry_(geometry),
-        neuron_(epilogue.neuron),
-        has_neuron_(epilogue.has_neuron()),
+        stage_(epilogue, result_pixels, result_channels),
         images_(images),
-        result_channels_(result_channels),
-        result_pixels_(result_pixels) {
+        result_channels_(result_channels) {
     for (const auto& correlation : correlations_) {
       has_whole_pixels_ = has_whole_pixels_ && correlation->has_whole_pixels();
       thread_floats_ = std::max(thread_floats_, round_up<std::size_t>(correlation->scratch_floats(), 16));
       task_count_ += correlation->task_count();
     }
-    threads_offset_ = 0;
   }
 
   /// The correlations compute the gradient of the image enlarged by repetition, which is folded into the result.
@@ -42,7 +38,9 @@ class CorrelationKernel final : public Kernel {
     threads_offset_ = round_up<std::size_t>(std::size_t(images_) * y.axis.input * x.axis.input * result_channels_, 16);
   }
 
-  std::size_t scratch_bytes() const override { return (threads_offset_ + thread_floats_ * max_thread_count()) * sizeof(float); }
+  std::size_t scratch_bytes() const override {
+    return (sums_offset() + std::max(stage_.sums_floats(task_count_), stage_.sums_floats_behind())) * sizeof(float);
+  }
 
   std::string algorithm() const override {
     std::string text = correlations_.empty() ? "nothing" : correlations_[0]->algorithm();
@@ -61,31 +59,51 @@ class CorrelationKernel final : public Kernel {
       if (is_stale) correlation->pack(call.input<float>(1), folds_ ? nullptr : bias);
       else correlation->keep_weights();
     }
-    float* target = folds_ ? scratch : result;
-    const bool fuses = has_neuron_ && has_whole_pixels_ && !folds_;
+    float *target = folds_ ? scratch : result, *sums = scratch + sums_offset();
+    const bool fuses = !stage_.is_empty() && has_whole_pixels_ && !folds_;
+    if (fuses) stage_.begin(task_count_, sums);
     parallel_for(task_count_, [&](std::size_t task, int thread) {
+      Finish finish(stage_, call, task, {0, result_channels_}, sums);
       std::size_t index = 0;
       while (task >= correlations_[index]->task_count()) task -= correlations_[index++]->task_count();
-      correlations_[index]->run_task(task, source, target, fuses ? &neuron_ : nullptr,
-                                     scratch + threads_offset_ + thread * thread_floats_);
+      correlations_[index]->run_task(task, source, target, fuses ? &finish : nullptr, scratch + threads_offset_ + thread * thread_floats_);
     });
     if (folds_)
       fold_repetitions(y_, x_, geometry_.window.y.input, geometry_.window.x.input, images_, result_channels_, bias, target,
                        result);
-    if (has_neuron_ && !fuses) {
-      parallel_ranges(result_pixels_, result_channels_, [&](std::size_t begin, std::size_t end, int) {
-        apply_neuron(neuron_, result + begin * result_channels_, end - begin, result_channels_);
-      });
-    }
+    if (fuses) stage_.end(call, task_count_, sums);
+    else if (!stage_.is_empty()) stage_.behind(call, sums);
   }
 
  private:
+  /// A task is a part of the epilogue.
+  class Finish final : public FinishPixels {
+   public:
+    Finish(const EpilogueStage& stage, const KernelCall& call, std::size_t part, Range channels, float* sums)
+        : stage_(stage), call_(call), part_(part), channels_(channels), sums_(sums) {}
+    void operator()(float* values, std::size_t pixels) override {
+      if (!has_begun_) stage_.begin_part(part_, values, channels_, sums_);
+      has_begun_ = true;
+      stage_.apply(call_, part_, values, pixels, channels_, sums_);
+    }
+
+   private:
+    const EpilogueStage& stage_;
+    const KernelCall& call_;
+    std::size_t part_;
+    Range channels_;
+    float* sums_;
+    bool has_begun_ = false;
+  };
+
+  std::size_t sums_offset() const { return threads_offset_ + thread_floats_ * max_thread_count(); }
+
   std::vector<std::unique_ptr<Correlation>> correlations_;
   ConvolutionGeometry geometry_;
-  NNNeuronDescriptor neuron_;
-  bool has_neuron_, has_whole_pixels_ = true, folds_ = false;
+  EpilogueStage stage_;
+  bool has_whole_pixels_ = true, folds_ = false;
   int images_, result_channels_;
-  std::size_t result_pixels_, thread_floats_ = 0, threads_offset_ = 0, task_count_ = 0;
+  std::size_t thread_floats_ = 0, threads_offset_ = 0, task_count_ = 0;
   EnlargedAxis y_, x_;
   PackedVersion version_;
 };
@@ -105,10 +123,6 @@ class ExplainedKernel final : public Kernel {
   std::unique_ptr<Kernel> kernel_;
   ConvolutionChoice choice_;
 };
-
-std::size_t pixels_of(int images, int height, int width) {
-  return std::size_t(std::max(0, images)) * std::max(0, height) * std::max(0, width);
-}
 
 }  // namespace
 
@@ -161,32 +175,33 @@ std::unique_ptr<Kernel> make_forward(const ConvolutionGeometry& geometry, const 
     return explain(make_depthwise_forward(geometry, layout, images, epilogue), choice);
   if (choice.algorithm == ConvolutionAlgorithm::winograd)
     return explain(make_winograd_forward(geometry, layout, images, epilogue, precision), choice);
-  if (auto kernel = make_fully_connected_forward(geometry, layout, images, epilogue)) return explain(std::move(kernel), choice);
+  const std::size_t pixels = pixels_of(images, geometry.window.y.output, geometry.window.x.output);
+  if (epilogue.sub_pixel_scale == 1)
+    if (auto kernel = make_fully_connected_forward(geometry, layout, images))
+      return explain(with_epilogue(std::move(kernel), epilogue, pixels, geometry.output_channels), choice);
   std::vector<CorrelationPart> parts{forward_correlation(geometry, layout, images, epilogue.sub_pixel_scale)};
-  return explain(std::make_unique<CorrelationKernel>(std::move(parts), geometry, images, geometry.output_channels,
-                                                     pixels_of(images, geometry.window.y.output, geometry.window.x.output),
-                                                     epilogue),
-                 choice);
+  return explain(std::make_unique<CorrelationKernel>(std::move(parts), geometry, images, geometry.output_channels, pixels, epilogue), choice);
 }
 
 std::unique_ptr<Kernel> make_data_gradient(const ConvolutionGeometry& geometry, const WeightLayout& layout, int images,
                                            const Epilogue& epilogue, Precision precision) {
   const ConvolutionChoice choice = choose({ConvolutionPass::data_gradient, geometry, images, precision});
+  const std::size_t pixels = pixels_of(images, geometry.window.y.input, geometry.window.x.input);
   if (choice.algorithm == ConvolutionAlgorithm::direct)
     return explain(make_depthwise_data_gradient(geometry, layout, images, epilogue), choice);
   if (choice.algorithm == ConvolutionAlgorithm::columns)
-    return explain(make_column_gradient(geometry, layout, images, epilogue), choice);
+    return explain(with_epilogue(make_column_gradient(geometry, layout, images), epilogue, pixels, geometry.input_channels), choice);
   if (choice.algorithm == ConvolutionAlgorithm::winograd)
     return explain(make_winograd_data_gradient(geometry, layout, images, epilogue, precision), choice);
-  if (auto kernel = make_fully_connected_data_gradient(geometry, layout, images, epilogue)) return explain(std::move(kernel), choice);
+  if (auto kernel = make_fully_connected_data_gradient(geometry, layout, images))
+    return explain(with_epilogue(std::move(kernel), epilogue, pixels, geometry.input_channels), choice);
   const bool clamps =
       geometry.edge_mode == ImageEdgeMode::Clamp && !(geometry.window.y.is_inside() && geometry.window.x.is_inside());
   ConvolutionGeometry enlarged = geometry;
   const EnlargedAxis y = enlarge(geometry.window.y), x = enlarge(geometry.window.x);
   if (clamps) enlarged.window = {y.axis, x.axis};
   auto kernel = std::make_unique<CorrelationKernel>(
-      gradient_correlations(enlarged, layout, images), geometry, images, geometry.input_channels,
-      pixels_of(images, geometry.window.y.input, geometry.window.x.input), epilogue);
+      gradient_correlations(enlarged, layout, images), geometry, images, geometry.input_channels, pixels, epilogue);
   if (clamps) kernel->fold(y, x);
   return explain(std::move(kernel), choice);
 }
@@ -213,12 +228,12 @@ void fold_repetitions(const EnlargedAxis& y, const EnlargedAxis& x, int height, 
 std::unique_ptr<Kernel> make_kernel(const ConvolutionOp& op, const OperandShapes& shapes, Precision precision) {
   const ConvolutionGeometry geometry = simplified(op.geometry);
   return make_forward(geometry, natural_layout(geometry), shapes.inputs[0].images,
-                      {.neuron = op.neuron, .sub_pixel_scale = op.sub_pixel_scale}, precision);
+                      {.neuron = op.neuron, .sub_pixel_scale = op.sub_pixel_scale, .has_statistics = shapes.outputs.size() > 1}, precision);
 }
 
 std::unique_ptr<Kernel> make_kernel(const ConvolutionDataGradientOp& op, const OperandShapes& shapes, Precision precision) {
   const ConvolutionGeometry geometry = simplified(op.geometry);
-  return make_data_gradient(geometry, natural_layout(geometry), shapes.inputs[0].images, {}, precision);
+  return make_data_gradient(geometry, natural_layout(geometry), shapes.inputs[0].images, {.neuron = op.neuron, .is_gradient = true}, precision);
 }
 
 std::unique_ptr<Kernel> make_kernel(const ConvolutionWeightGradientOp& op, const OperandShapes& shapes, Precision precision) {

@@ -7,23 +7,17 @@
 #include "backends/cpu/convolution_choice.hpp"
 #include "backends/cpu/convolution_geometry.hpp"
 #include "backends/cpu/correlation.hpp"
+#include "backends/cpu/epilogue.hpp"
 #include "backends/cpu/gemm.hpp"
 
 /// The three kernels of the convolution family, for weights of any layout: a transposed convolution is the data gradient of the
 /// convolution that it undoes, and the other way round.
 namespace mpsnn::cpu {
 
-/// What follows the sum and the bias.
-struct Epilogue {
-  NNNeuronDescriptor neuron = {};
-  int sub_pixel_scale = 1;
-  bool has_neuron() const { return neuron.neuron_type != CNNNeuronType::None; }
-};
-
-/// inputs: x, weights, [bias] -> y
+/// inputs: x, weights, [bias], [what the epilogue needs] -> y, [what it makes]
 std::unique_ptr<Kernel> make_forward(const ConvolutionGeometry& geometry, const WeightLayout& layout, int images,
                                      const Epilogue& epilogue, Precision precision);
-/// inputs: gradient of y, weights, [bias] -> gradient of x; bias and neuron belong to transposed convolutions
+/// inputs: gradient of y, weights, [bias], [...] -> gradient of x, [...]; the bias belongs to transposed convolutions
 std::unique_ptr<Kernel> make_data_gradient(const ConvolutionGeometry& geometry, const WeightLayout& layout, int images,
                                            const Epilogue& epilogue, Precision precision);
 
@@ -31,9 +25,8 @@ std::unique_ptr<Kernel> make_data_gradient(const ConvolutionGeometry& geometry, 
 CorrelationPart forward_correlation(const ConvolutionGeometry& geometry, const WeightLayout& layout, int images, int sub_pixel_scale);
 std::vector<CorrelationPart> gradient_correlations(const ConvolutionGeometry& geometry, const WeightLayout& layout, int images);
 
-/// The data gradient by another way (column_gradient.cpp).
-std::unique_ptr<Kernel> make_column_gradient(const ConvolutionGeometry& geometry, const WeightLayout& layout, int images,
-                                             const Epilogue& epilogue);
+/// The data gradient by another way (column_gradient.cpp), without an epilogue.
+std::unique_ptr<Kernel> make_column_gradient(const ConvolutionGeometry& geometry, const WeightLayout& layout, int images);
 
 /// inputs: gradient of y, x -> [gradient of weights], [gradient of bias]. For a transposed convolution the two images change
 /// places in the product, while the gradient of the bias still sums input 0.
@@ -55,14 +48,13 @@ std::unique_ptr<Kernel> make_depthwise_data_gradient(const ConvolutionGeometry& 
 std::unique_ptr<Kernel> make_depthwise_weight_gradient(const ConvolutionGeometry& geometry, const WeightLayout& layout,
                                                        int images, bool is_transposed);
 
-// Fully connected layers of few images (fully_connected.cpp); null for anything else. Same operands, natural layout of the weights.
-std::unique_ptr<Kernel> make_fully_connected_forward(const ConvolutionGeometry& geometry, const WeightLayout& layout, int images,
-                                                     const Epilogue& epilogue);
-std::unique_ptr<Kernel> make_fully_connected_data_gradient(const ConvolutionGeometry& geometry, const WeightLayout& layout, int images,
-                                                           const Epilogue& epilogue);
+// Fully connected layers of few images (fully_connected.cpp); null for anything else. Same operands, natural layout of the weights,
+// without an epilogue.
+std::unique_ptr<Kernel> make_fully_connected_forward(const ConvolutionGeometry& geometry, const WeightLayout& layout, int images);
+std::unique_ptr<Kernel> make_fully_connected_data_gradient(const ConvolutionGeometry& geometry, const WeightLayout& layout, int images);
 /// On the matrix unit (split_fully_connected.cpp).
-std::unique_ptr<Kernel> make_split_fully_connected_forward(int inputs, int outputs, int images, const Epilogue& epilogue);
-std::unique_ptr<Kernel> make_split_fully_connected_data_gradient(int inputs, int outputs, int images, const Epilogue& epilogue);
+std::unique_ptr<Kernel> make_split_fully_connected_forward(int inputs, int outputs, int images);
+std::unique_ptr<Kernel> make_split_fully_connected_data_gradient(int inputs, int outputs, int images);
 std::unique_ptr<Kernel> make_fully_connected_weight_gradient(const ConvolutionGeometry& geometry, const WeightLayout& layout, int images);
 
 /// Groups of a few channels with as many outputs, so that a vector holds whole groups: the same kernels do them.
@@ -76,6 +68,10 @@ std::unique_ptr<Kernel> make_depthwise_lines_data_gradient(const ConvolutionGeom
                                                            int images, const Epilogue& epilogue);
 std::unique_ptr<Kernel> make_depthwise_lines_weight_gradient(const ConvolutionGeometry& geometry, const WeightLayout& layout,
                                                              int images, bool is_transposed);
+
+inline std::size_t pixels_of(int images, int height, int width) {
+  return std::size_t(std::max(0, images)) * std::max(0, height) * std::max(0, width);
+}
 
 /// The same kernel, whose algorithm() also says why it was chosen.
 std::unique_ptr<Kernel> explain(std::unique_ptr<Kernel> kernel, const ConvolutionChoice& choice);

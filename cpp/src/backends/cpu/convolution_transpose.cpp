@@ -7,11 +7,11 @@
 namespace mpsnn::cpu {
 
 std::unique_ptr<Kernel> make_kernel(const ConvolutionTransposeOp& op, const OperandShapes& shapes, Precision precision) {
-  return make_data_gradient(op.undone, transposed_layout(op.undone), shapes.inputs[0].images, {.neuron = op.neuron}, precision);
+  return make_data_gradient(op.undone, transposed_layout(op.undone), shapes.inputs[0].images, {.neuron = op.neuron, .has_statistics = shapes.outputs.size() > 1}, precision);
 }
 
 std::unique_ptr<Kernel> make_kernel(const ConvolutionTransposeDataGradientOp& op, const OperandShapes& shapes, Precision precision) {
-  return make_forward(op.undone, transposed_layout(op.undone), shapes.inputs[0].images, {}, precision);
+  return make_forward(op.undone, transposed_layout(op.undone), shapes.inputs[0].images, {.neuron = op.neuron, .is_gradient = true}, precision);
 }
 
 std::unique_ptr<Kernel> make_kernel(const ConvolutionTransposeWeightGradientOp& op, const OperandShapes& shapes, Precision precision) {

@@ -31,6 +31,15 @@ struct CorrelationPart {
   CorrelationWeights weights;
 };
 
+/// What a task does with neighbouring pixels of the result, all channels of them, while they are in the cache.
+class FinishPixels {
+ public:
+  virtual void operator()(float* values, std::size_t pixels) = 0;
+
+ protected:
+  ~FinishPixels() = default;
+};
+
 /// Correlations as products of matrices. The left one, the patches under the windows, is never written down: products read the source,
 /// or padded copies of the few lines that a task needs. Work is cut into tasks by the shape alone.
 class Correlation {
@@ -43,10 +52,10 @@ class Correlation {
   virtual std::size_t task_count() const = 0;
   /// Private scratch of a thread that runs tasks.
   virtual std::size_t scratch_floats() const = 0;
-  /// True when a task computes all channels of its pixels and these are neighbours, so that it can apply the neuron to them.
+  /// True when a task computes all channels of its pixels and these are neighbours, so that it can finish them.
   virtual bool has_whole_pixels() const = 0;
-  /// Computes part of `result`; `neuron` may be null.
-  virtual void run_task(std::size_t task, const float* source, float* result, const NNNeuronDescriptor* neuron, float* scratch) const = 0;
+  /// Computes part of `result`; `finish`, which may be null, is given every pixel.
+  virtual void run_task(std::size_t task, const float* source, float* result, FinishPixels* finish, float* scratch) const = 0;
   virtual std::string algorithm() const = 0;
 };
 

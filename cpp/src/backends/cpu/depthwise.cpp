@@ -4,7 +4,6 @@
 
 #include "backends/cpu/convolution_kernels.hpp"
 #include "backends/cpu/loops.hpp"
-#include "backends/cpu/neuron.hpp"
 #include "core/parallel.hpp"
 
 // Depthwise convolutions have too little to multiply for matrices: every pixel is a sum of products of vectors over the channels.
@@ -66,8 +65,8 @@ class DepthwiseKernel : public Kernel {
 
 class DepthwiseForward final : public DepthwiseKernel {
  public:
-  DepthwiseForward(const ConvolutionGeometry& geometry, const WeightLayout& layout, int images, const Epilogue& epilogue)
-      : DepthwiseKernel(geometry, layout, images), epilogue_(epilogue), weights_(std::size_t(taps_) * outputs_) {
+  DepthwiseForward(const ConvolutionGeometry& geometry, const WeightLayout& layout, int images)
+      : DepthwiseKernel(geometry, layout, images), weights_(std::size_t(taps_) * outputs_) {
     pointers_offset_ = thread_.add(std::size_t(taps_) * 2 * sizeof(float*) / sizeof(float));
     if (multiplier_ > 1) repeated_offset_ = thread_.add(std::size_t(taps_) * outputs_);
   }
@@ -84,7 +83,6 @@ class DepthwiseForward final : public DepthwiseKernel {
     parallel_ranges(images_ * std::max(0, rows.output), line * taps_, [&](std::size_t begin, std::size_t end, int thread) {
       float* scratch = static_cast<float*>(call.scratch) + thread * thread_.floats();
       for (std::size_t row = begin; row < end; ++row) run_row(row, x, bias, y + row * line, scratch);
-      if (epilogue_.has_neuron()) apply_neuron(epilogue_.neuron, y + begin * line, (end - begin) * columns.output, outputs_);
     });
   }
 
@@ -129,7 +127,6 @@ class DepthwiseForward final : public DepthwiseKernel {
     return terms;
   }
 
-  Epilogue epilogue_;
   AlignedFloats weights_;
   PackedVersion version_;
   ScratchLayout thread_;
@@ -138,8 +135,8 @@ class DepthwiseForward final : public DepthwiseKernel {
 
 class DepthwiseDataGradient final : public DepthwiseKernel {
  public:
-  DepthwiseDataGradient(const ConvolutionGeometry& geometry, const WeightLayout& layout, int images, const Epilogue& epilogue)
-      : DepthwiseKernel(geometry, layout, images), epilogue_(epilogue), weights_(std::size_t(taps_) * outputs_) {
+  DepthwiseDataGradient(const ConvolutionGeometry& geometry, const WeightLayout& layout, int images)
+      : DepthwiseKernel(geometry, layout, images), weights_(std::size_t(taps_) * outputs_) {
     y_ = {geometry.window.y, 0};
     x_ = {geometry.window.x, 0};
     folds_ = clamps_ && !(geometry.window.y.is_inside() && geometry.window.x.is_inside());
@@ -171,10 +168,6 @@ class DepthwiseDataGradient final : public DepthwiseKernel {
     });
     const Axis &y = geometry_.window.y, &x = geometry_.window.x;
     if (folds_) fold_repetitions(y_, x_, y.input, x.input, static_cast<int>(images_), channels_, bias, target, result);
-    if (!epilogue_.has_neuron()) return;
-    parallel_ranges(images_ * y.input * x.input, channels_, [&](std::size_t begin, std::size_t end, int) {
-      apply_neuron(epilogue_.neuron, result + begin * channels_, end - begin, channels_);
-    });
   }
 
  private:
@@ -218,7 +211,6 @@ class DepthwiseDataGradient final : public DepthwiseKernel {
     }
   }
 
-  Epilogue epilogue_;
   AlignedFloats weights_;
   PackedVersion version_;
   EnlargedAxis y_, x_;
@@ -311,13 +303,17 @@ class DepthwiseWeightGradient final : public DepthwiseKernel {
 std::unique_ptr<Kernel> make_depthwise_forward(const ConvolutionGeometry& geometry, const WeightLayout& layout, int images,
                                                const Epilogue& epilogue) {
   if (has_plain_lines(geometry)) return make_depthwise_lines_forward(geometry, layout, images, epilogue);
-  return std::make_unique<DepthwiseForward>(geometry, layout, images, epilogue);
+  const Window& window = geometry.window;
+  return with_epilogue(std::make_unique<DepthwiseForward>(geometry, layout, images), epilogue,
+                       pixels_of(images, window.y.output, window.x.output), geometry.output_channels);
 }
 
 std::unique_ptr<Kernel> make_depthwise_data_gradient(const ConvolutionGeometry& geometry, const WeightLayout& layout, int images,
                                                      const Epilogue& epilogue) {
   if (has_plain_lines(geometry)) return make_depthwise_lines_data_gradient(geometry, layout, images, epilogue);
-  return std::make_unique<DepthwiseDataGradient>(geometry, layout, images, epilogue);
+  const Window& window = geometry.window;
+  return with_epilogue(std::make_unique<DepthwiseDataGradient>(geometry, layout, images), epilogue,
+                       pixels_of(images, window.y.input, window.x.input), geometry.input_channels);
 }
 
 std::unique_ptr<Kernel> make_depthwise_weight_gradient(const ConvolutionGeometry& geometry, const WeightLayout& layout,

@@ -171,7 +171,8 @@ class DepthwiseLines final : public Kernel {
   DepthwiseLines(std::vector<DepthwisePass> passes, const WeightLayout& layout, int images, int height, int width,
                  const Epilogue& epilogue)
       : isa_(isa()), passes_(std::move(passes)), layout_(layout), images_(std::max(0, images)), height_(height), width_(width),
-        channels_(passes_[0].channels), epilogue_(epilogue) {
+        channels_(passes_[0].channels),
+        stage_(epilogue, images_ * std::max(0, height) * std::max(0, width), passes_[0].channels) {
     for (const DepthwisePass& pass : passes_) {
       most_taps_ = std::max(most_taps_, pass.y.axis.kernel);
       taps_ += pass.y.axis.kernel * pass.x.axis.kernel * pass.width;
@@ -182,9 +183,13 @@ class DepthwiseLines final : public Kernel {
     pointers_offset_ = thread_.add(2 * most_taps_ * sizeof(const float*) / sizeof(float));
     // Groups of lines that are written together, one for each of the phases below one another.
     groups_ = ceil_divide(height_, step());
+    // Neighbouring lines read the same lines: a task has several of them.
+    const std::size_t count = images_ * groups_, work = count * width_ * channels_ * taps_;
+    tasks_ = std::min(count, std::clamp(work / kTaskWork, kFewestTasks, kMostTasks));
+    sums_offset_ = round_up<std::size_t>(thread_.floats(), 16) * max_thread_count();
   }
 
-  std::size_t scratch_bytes() const override { return thread_.floats() * max_thread_count() * sizeof(float); }
+  std::size_t scratch_bytes() const override { return (sums_offset_ + std::max(stage_.sums_floats(tasks_), stage_.sums_floats_behind())) * sizeof(float); }
   std::string algorithm() const override {
     std::string text = std::string(passes_[0].width > 1 ? "narrow groups" : "depthwise") + ", runs of pixels, " + isa_.name;
     return passes_.size() > 1 ? text + ", " + std::to_string(passes_.size()) + " phases" : text;
@@ -197,10 +202,12 @@ class DepthwiseLines final : public Kernel {
       for (DepthwisePass& pass : passes_) pass.pack(call.input<float>(1), layout_);
     const std::size_t line = std::size_t(width_) * channels_;
     if (passes_[0].width > 1) return run_narrow_groups(call, result, line);
-    // Neighbouring lines read the same lines: a task has several of them.
-    const std::size_t count = images_ * groups_, tasks = std::min(count, std::clamp(count * line * taps_ / kTaskWork, kFewestTasks, kMostTasks));
-    parallel_for(tasks, [&](std::size_t task, int thread) {
-      const std::size_t begin = part_begin(count, task, tasks), end = part_begin(count, task + 1, tasks);
+    float* sums = static_cast<float*>(call.scratch) + sums_offset_;
+    const Range channels{0, channels_};
+    const std::size_t count = images_ * groups_;
+    stage_.begin(tasks_, sums);
+    parallel_for(tasks_, [&](std::size_t task, int thread) {
+      const std::size_t begin = part_begin(count, task, tasks_), end = part_begin(count, task + 1, tasks_);
       auto** pointers = reinterpret_cast<const float**>(static_cast<float*>(call.scratch) + thread * thread_.floats() + pointers_offset_);
       for (std::size_t index = begin; index < end; ++index) {
         const std::size_t image = index / groups_;
@@ -211,9 +218,11 @@ class DepthwiseLines final : public Kernel {
           pass.run_line(isa_, call.input<float>(0) + image * source_image(pass), group, call.input<float>(2),
                         to + std::size_t(pass.y.first + group * pass.y.step) * line, count * line * step() > kNearFloats, pointers);
         }
-        if (epilogue_.has_neuron()) apply_neuron(epilogue_.neuron, to + first * line, std::size_t(last - first) * width_, channels_);
+        if (index == begin) stage_.begin_part(task, to + first * line, channels, sums);
+        stage_.apply(call, task, to + first * line, std::size_t(last - first) * width_, channels, sums);
       }
     });
+    stage_.end(call, tasks_, sums);
   }
 
  private:
@@ -238,10 +247,7 @@ class DepthwiseLines final : public Kernel {
           run_vector(call, pass, static_cast<int>(vector), part_begin(count, part, parts), part_begin(count, part + 1, parts), result,
                      static_cast<float*>(call.scratch) + thread * thread_.floats());
     });
-    if (!epilogue_.has_neuron()) return;
-    parallel_ranges(images_ * height_, line, [&](std::size_t begin, std::size_t end, int) {
-      apply_neuron(epilogue_.neuron, result + begin * line, (end - begin) * width_, channels_);
-    });
+    if (!stage_.is_empty()) stage_.behind(call, static_cast<float*>(call.scratch) + sums_offset_);
   }
 
   void run_vector(const KernelCall& call, const DepthwisePass& pass, int vector, std::size_t begin, std::size_t end, float* result,
@@ -265,7 +271,8 @@ class DepthwiseLines final : public Kernel {
   WeightLayout layout_;
   std::size_t images_;
   int height_, width_, channels_, most_taps_ = 0, taps_ = 0, groups_ = 0;
-  Epilogue epilogue_;
+  std::size_t tasks_ = 0, sums_offset_ = 0;
+  EpilogueStage stage_;
   PackedVersion version_;
   ScratchLayout thread_;
   std::size_t pointers_offset_ = 0, copy_offset_ = 0;

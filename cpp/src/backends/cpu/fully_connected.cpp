@@ -4,7 +4,6 @@
 
 #include "backends/cpu/convolution_kernels.hpp"
 #include "backends/cpu/loops.hpp"
-#include "backends/cpu/neuron.hpp"
 #include "core/parallel.hpp"
 
 // Fully connected layers of few images: the weights are most of the memory, so they are read, or their gradient written, once, where
@@ -20,8 +19,8 @@ constexpr int kMostImages = 64, kFewImages = 16, kFewestOutputs = 64;
 /// Transposed: result^T = W x^T, so that the rows of the left operand are those of the weights.
 class FullyConnectedForward final : public Kernel {
  public:
-  FullyConnectedForward(int inputs, int outputs, int images, const Epilogue& epilogue)
-      : isa_(isa()), inputs_(inputs), outputs_(outputs), images_(images), vectors_(ceil_divide(images, isa_.lanes)), epilogue_(epilogue) {
+  FullyConnectedForward(int inputs, int outputs, int images)
+      : isa_(isa()), inputs_(inputs), outputs_(outputs), images_(images), vectors_(ceil_divide(images, isa_.lanes)) {
     rows_ = isa_.piece_rows[vectors_ - 1];
     blocks_ = ceil_divide(inputs, kBlock);
     source_offset_ = scratch_.add(std::size_t(inputs) * width());
@@ -49,7 +48,6 @@ class FullyConnectedForward final : public Kernel {
       for (int o = begin; o < end; ++o)
         for (int p = 0; p < images_; ++p) y[std::size_t(p) * outputs_ + o] = sums[std::size_t(o) * width() + p] + (bias ? bias[o] : 0.0f);
     });
-    if (epilogue_.has_neuron()) apply_neuron(epilogue_.neuron, y, images_, outputs_);
   }
 
  private:
@@ -83,7 +81,6 @@ class FullyConnectedForward final : public Kernel {
 
   const Isa& isa_;
   int inputs_, outputs_, images_, vectors_, rows_ = 1, blocks_ = 1;
-  Epilogue epilogue_;
   ScratchLayout scratch_;
   std::size_t source_offset_ = 0, sums_offset_ = 0;
 };
@@ -91,8 +88,8 @@ class FullyConnectedForward final : public Kernel {
 /// Images that fill half a vector at most: rows of the weights times images instead.
 class FullyConnectedRows final : public Kernel {
  public:
-  FullyConnectedRows(int inputs, int outputs, int images, const Epilogue& epilogue)
-      : isa_(isa()), inputs_(inputs), outputs_(outputs), images_(images), steps_(ceil_divide(inputs, isa_.lanes)), epilogue_(epilogue) {}
+  FullyConnectedRows(int inputs, int outputs, int images)
+      : isa_(isa()), inputs_(inputs), outputs_(outputs), images_(images), steps_(ceil_divide(inputs, isa_.lanes)) {}
 
   std::size_t scratch_bytes() const override { return std::size_t(steps_) * step() * sizeof(float); }
   std::string algorithm() const override { return std::string("weights in place, row by row, ") + isa_.name; }
@@ -123,7 +120,6 @@ class FullyConnectedRows final : public Kernel {
                          .a_stride = std::size_t(inputs_),
                          .result_stride = std::size_t(outputs_)});
     });
-    if (epilogue_.has_neuron()) apply_neuron(epilogue_.neuron, y, images_, outputs_);
   }
 
  private:
@@ -132,14 +128,12 @@ class FullyConnectedRows final : public Kernel {
 
   const Isa& isa_;
   int inputs_, outputs_, images_, steps_;
-  Epilogue epilogue_;
 };
 
 /// A task owns a stretch of the input channels; sixteen rows of the weights at a time are added to it.
 class FullyConnectedDataGradient final : public Kernel {
  public:
-  FullyConnectedDataGradient(int inputs, int outputs, int images, const Epilogue& epilogue)
-      : inputs_(inputs), outputs_(outputs), images_(images), epilogue_(epilogue) {}
+  FullyConnectedDataGradient(int inputs, int outputs, int images) : inputs_(inputs), outputs_(outputs), images_(images) {}
   std::string algorithm() const override { return std::string("weights in place, row by row, ") + isa().name; }
 
   void run(const KernelCall& call) override {
@@ -166,13 +160,11 @@ class FullyConnectedDataGradient final : public Kernel {
                              .result_stride = kStretch});
       for (int p = 0; p < images_; ++p) std::copy_n(sums + p * kStretch, count, result + std::size_t(p) * inputs_ + begin);
     });
-    if (epilogue_.has_neuron()) apply_neuron(epilogue_.neuron, result, images_, inputs_);
   }
 
  private:
   static constexpr int kStretch = 512, kRows = 16;
   int inputs_, outputs_, images_;
-  Epilogue epilogue_;
 };
 
 /// Writes the gradient past the caches, which it would only sweep.
@@ -209,22 +201,20 @@ bool is_fully_connected(const ConvolutionGeometry& geometry, const WeightLayout&
 
 }  // namespace
 
-std::unique_ptr<Kernel> make_fully_connected_forward(const ConvolutionGeometry& geometry, const WeightLayout& layout, int images,
-                                                     const Epilogue& epilogue) {
+std::unique_ptr<Kernel> make_fully_connected_forward(const ConvolutionGeometry& geometry, const WeightLayout& layout, int images) {
   const int most = std::min(kMostImages, isa().lanes * (isa().piece_rows[3] > 0 ? 4 : isa().piece_rows[2] > 0 ? 3 : 2));
-  if (epilogue.sub_pixel_scale > 1 || geometry.output_channels < kFewestOutputs || !is_fully_connected(geometry, layout, images, most)) return nullptr;
+  if (geometry.output_channels < kFewestOutputs || !is_fully_connected(geometry, layout, images, most)) return nullptr;
   if (isa().matrix_unit && images > 2 * kFewImages)  // splitting each weight costs as much as its products with 30 images
-    return make_split_fully_connected_forward(geometry.input_channels, geometry.output_channels, images, epilogue);
-  if (2 * images <= isa().lanes) return std::make_unique<FullyConnectedRows>(geometry.input_channels, geometry.output_channels, images, epilogue);
-  return std::make_unique<FullyConnectedForward>(geometry.input_channels, geometry.output_channels, images, epilogue);
+    return make_split_fully_connected_forward(geometry.input_channels, geometry.output_channels, images);
+  if (2 * images <= isa().lanes) return std::make_unique<FullyConnectedRows>(geometry.input_channels, geometry.output_channels, images);
+  return std::make_unique<FullyConnectedForward>(geometry.input_channels, geometry.output_channels, images);
 }
 
-std::unique_ptr<Kernel> make_fully_connected_data_gradient(const ConvolutionGeometry& geometry, const WeightLayout& layout, int images,
-                                                           const Epilogue& epilogue) {
+std::unique_ptr<Kernel> make_fully_connected_data_gradient(const ConvolutionGeometry& geometry, const WeightLayout& layout, int images) {
   const bool splits = isa().matrix_unit && images > kFewImages && geometry.output_channels >= kFewestOutputs;
   if (!is_fully_connected(geometry, layout, images, splits ? kMostImages : kFewImages)) return nullptr;
-  if (splits) return make_split_fully_connected_data_gradient(geometry.input_channels, geometry.output_channels, images, epilogue);
-  return std::make_unique<FullyConnectedDataGradient>(geometry.input_channels, geometry.output_channels, images, epilogue);
+  if (splits) return make_split_fully_connected_data_gradient(geometry.input_channels, geometry.output_channels, images);
+  return std::make_unique<FullyConnectedDataGradient>(geometry.input_channels, geometry.output_channels, images);
 }
 
 std::unique_ptr<Kernel> make_fully_connected_weight_gradient(const ConvolutionGeometry& geometry, const WeightLayout& layout, int images) {

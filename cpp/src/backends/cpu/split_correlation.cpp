@@ -4,7 +4,6 @@
 #include <algorithm>
 #include <limits>
 
-#include "backends/cpu/neuron.hpp"
 #include "core/parallel.hpp"
 
 namespace mpsnn::cpu {
@@ -253,7 +252,7 @@ SplitCorrelation::Task SplitCorrelation::task_at(std::size_t task) const {
   return result;
 }
 
-void SplitCorrelation::run_task(std::size_t index, const float* source, float* result, const NNNeuronDescriptor* neuron,
+void SplitCorrelation::run_task(std::size_t index, const float* source, float* result, FinishPixels* finish,
                                 float* scratch) const {
   const Task task = task_at(index);
   const OpenMatrixUnit open(isa().matrix_unit);
@@ -265,12 +264,11 @@ void SplitCorrelation::run_task(std::size_t index, const float* source, float* r
       for (const Part& part : parts_) multiply(part, task, group, units, block, result, scratch);
     }
   }
-  if (!neuron || !has_whole_pixels()) return;
+  if (!finish || !has_whole_pixels()) return;
   for (int n = task.windows.images.begin; n < task.windows.images.end; ++n)
     for (int i = task.windows.lines.begin; i < task.windows.lines.end; ++i)
-      apply_neuron(*neuron,
-                   result + ((std::size_t(n) * shape().result_height + i) * shape().result_width + task.windows.columns.begin) * shape().result_channels,
-                   task.windows.columns.size(), shape().result_channels);
+      (*finish)(result + ((std::size_t(n) * shape().result_height + i) * shape().result_width + task.windows.columns.begin) * shape().result_channels,
+                task.windows.columns.size());
 }
 
 /// Lines alone, or with the rows between them in one run, images too, whichever has fewest tiles.

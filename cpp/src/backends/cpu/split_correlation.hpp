@@ -24,7 +24,7 @@ class SplitCorrelation final : public Correlation {
   std::size_t task_count() const override { return image_parts_ * line_parts_ * column_parts_ * channel_parts_; }
   std::size_t scratch_floats() const override { return scratch_floats_; }
   bool has_whole_pixels() const override;
-  void run_task(std::size_t task, const float* source, float* result, const NNNeuronDescriptor* neuron, float* scratch) const override;
+  void run_task(std::size_t task, const float* source, float* result, FinishPixels* finish, float* scratch) const override;
   /// "implicit GEMM amx, 3 x bfloat16, 4 phases"
   std::string algorithm() const override;
 

@@ -3,7 +3,6 @@
 #include <cstdint>
 
 #include "backends/cpu/convolution_kernels.hpp"
-#include "backends/cpu/neuron.hpp"
 #include "core/parallel.hpp"
 
 // Fully connected layers of some 16 to 64 images on the matrix unit. The weights are most of the memory and serve few images: splitting
@@ -18,9 +17,9 @@ std::uint16_t* elements(void* scratch, std::size_t offset) { return reinterpret_
 /// Transposed: result^T = W x^T, so that the rows of the left operand are those of the weights.
 class SplitFullyConnectedForward final : public Kernel {
  public:
-  SplitFullyConnectedForward(int inputs, int outputs, int images, const Epilogue& epilogue)
+  SplitFullyConnectedForward(int inputs, int outputs, int images)
       : inputs_(inputs), outputs_(outputs), images_(images), width_(round_up(images, kColumns)),
-        tile_(std::size_t(round_up(inputs, kDepth)) * (kParts * kColumns)), epilogue_(epilogue) {
+        tile_(std::size_t(round_up(inputs, kDepth)) * (kParts * kColumns)) {
     source_offset_ = scratch_.add(tile_ * (width_ / kColumns) / 2);
     thread_floats_ = kParts * kPart / 2 + kRowsOfBlock * width_ + std::max(kRowsOfBlock, kDepth) * width_;
     threads_offset_ = scratch_.add(thread_floats_ * max_thread_count());
@@ -50,7 +49,6 @@ class SplitFullyConnectedForward final : public Kernel {
         for (int o = 0; o < rows; ++o) to[o] = sums[std::size_t(o) * width_ + p] + (bias ? bias[first + o] : 0.0f);
       }
     });
-    if (epilogue_.has_neuron()) apply_neuron(epilogue_.neuron, y, images_, outputs_);
   }
 
  private:
@@ -80,7 +78,6 @@ class SplitFullyConnectedForward final : public Kernel {
 
   int inputs_, outputs_, images_, width_;
   std::size_t tile_;  ///< elements of a tile of columns
-  Epilogue epilogue_;
   ScratchLayout scratch_;
   std::size_t source_offset_ = 0, threads_offset_ = 0, thread_floats_ = 0;
 };
@@ -88,9 +85,9 @@ class SplitFullyConnectedForward final : public Kernel {
 /// A task owns a stretch of the input channels.
 class SplitFullyConnectedDataGradient final : public Kernel {
  public:
-  SplitFullyConnectedDataGradient(int inputs, int outputs, int images, const Epilogue& epilogue)
+  SplitFullyConnectedDataGradient(int inputs, int outputs, int images)
       : inputs_(inputs), outputs_(outputs), images_(images), stride_(round_up(outputs, kDepth) | kDepth),
-        part_(round_up(images, kRows) * std::size_t(stride_) + kDepth), epilogue_(epilogue) {
+        part_(round_up(images, kRows) * std::size_t(stride_) + kDepth) {
     incoming_offset_ = scratch_.add(kParts * part_ / 2);
     threads_offset_ = scratch_.add(kThreadFloats * max_thread_count());
   }
@@ -111,7 +108,6 @@ class SplitFullyConnectedDataGradient final : public Kernel {
       multiply(left, weights + first, columns, bias ? bias + first : nullptr,
                elements(call.scratch, threads_offset_ + thread * kThreadFloats), result + first);
     });
-    if (epilogue_.has_neuron()) apply_neuron(epilogue_.neuron, result, images_, inputs_);
   }
 
  private:
@@ -142,19 +138,18 @@ class SplitFullyConnectedDataGradient final : public Kernel {
 
   int inputs_, outputs_, images_, stride_;
   std::size_t part_;
-  Epilogue epilogue_;
   ScratchLayout scratch_;
   std::size_t incoming_offset_ = 0, threads_offset_ = 0;
 };
 
 }  // namespace
 
-std::unique_ptr<Kernel> make_split_fully_connected_forward(int inputs, int outputs, int images, const Epilogue& epilogue) {
-  return std::make_unique<SplitFullyConnectedForward>(inputs, outputs, images, epilogue);
+std::unique_ptr<Kernel> make_split_fully_connected_forward(int inputs, int outputs, int images) {
+  return std::make_unique<SplitFullyConnectedForward>(inputs, outputs, images);
 }
 
-std::unique_ptr<Kernel> make_split_fully_connected_data_gradient(int inputs, int outputs, int images, const Epilogue& epilogue) {
-  return std::make_unique<SplitFullyConnectedDataGradient>(inputs, outputs, images, epilogue);
+std::unique_ptr<Kernel> make_split_fully_connected_data_gradient(int inputs, int outputs, int images) {
+  return std::make_unique<SplitFullyConnectedDataGradient>(inputs, outputs, images);
 }
 
 }  // namespace mpsnn::cpu

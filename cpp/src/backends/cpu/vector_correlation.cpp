@@ -4,7 +4,6 @@
 #include <algorithm>
 #include <cstring>
 
-#include "backends/cpu/neuron.hpp"
 #include "core/parallel.hpp"
 
 namespace mpsnn::cpu {
@@ -121,7 +120,7 @@ void VectorCorrelation::pack_panel(const float* weights, int group, int block, i
   }
 }
 
-void VectorCorrelation::run_task(std::size_t task, const float* source, float* result, const NNNeuronDescriptor* neuron,
+void VectorCorrelation::run_task(std::size_t task, const float* source, float* result, FinishPixels* finish,
                            float* scratch) const {
   const std::size_t column_part = task % column_parts_, line_part = task / column_parts_ % line_parts_,
                     channel_part = task / column_parts_ / line_parts_;
@@ -135,8 +134,8 @@ void VectorCorrelation::run_task(std::size_t task, const float* source, float* r
   auto* stretches = reinterpret_cast<Stretch*>(scratch + stretches_offset_);
   list_stretches(first_line, lines, tile.columns, source, result, scratch, stretches);
   multiply(stretches, lines, tile);
-  if (neuron && has_whole_pixels())
-    for (int i = 0; i < lines; ++i) apply_neuron(*neuron, stretches[i].result, tile.columns.size(), shape_.result_channels);
+  if (finish && has_whole_pixels())
+    for (int i = 0; i < lines; ++i) (*finish)(stretches[i].result, tile.columns.size());
   if (shape_.sub_pixel_scale == 1) return;
   for (int i = 0; i < lines; ++i) scatter_blocks(first_line + i, tile.columns, stretches[i].result, result);
 }

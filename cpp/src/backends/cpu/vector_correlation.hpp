@@ -20,7 +20,7 @@ class VectorCorrelation final : public Correlation {
   std::size_t task_count() const override { return line_parts_ * column_parts_ * channel_parts_; }
   std::size_t scratch_floats() const override { return scratch_.floats(); }
   bool has_whole_pixels() const override { return channel_parts_ == 1 && shape_.step_x == 1; }
-  void run_task(std::size_t task, const float* source, float* result, const NNNeuronDescriptor* neuron, float* scratch) const override;
+  void run_task(std::size_t task, const float* source, float* result, FinishPixels* finish, float* scratch) const override;
 
   /// "implicit GEMM 8x48, lines copied"
   std::string algorithm() const override;

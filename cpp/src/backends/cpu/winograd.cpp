@@ -32,7 +32,7 @@ TileAxis::TileAxis(const Axis& axis, const WinogradTransforms& transforms)
 }
 
 Tiles::Tiles(const Window& window, int images, const WinogradTransforms& transforms)
-    : y_(window.y, transforms), x_(window.x, transforms), count_(y_.tiles.size() * x_.tiles.size() * std::max(0, images)) {}
+    : y_(window.y, transforms), x_(window.x, transforms), images_(std::max(0, images)), count_(y_.tiles.size() * x_.tiles.size() * images_) {}
 
 Tiles::Place Tiles::place_of(std::size_t tile) const {
   const std::size_t line = tile / x_.tiles.size();

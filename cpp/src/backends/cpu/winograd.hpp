@@ -33,6 +33,8 @@ class Tiles {
  public:
   Tiles(const Window& window, int images, const WinogradTransforms& transforms);
   std::size_t count() const { return count_; }
+  /// Of the results of all images.
+  std::size_t pixels() const { return images_ * y_.output * x_.output; }
 
   /// v := the transformed tiles first, first + 1, ... of an image's channels, each `tile_step` floats behind the one before.
   void transform_inputs(const WinogradTransforms& transforms, const float* image, int image_channels, int channels,
@@ -70,7 +72,7 @@ class Tiles {
   Place place_of(std::size_t tile) const;
 
   TileAxis y_, x_;
-  std::size_t count_;
+  std::size_t images_, count_;
 };
 
 /// Weights of a Winograd convolution: strides from result to result channel, tap to tap, source to source channel.

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include <algorithm>
 
-#include "backends/cpu/neuron.hpp"
+#include "backends/cpu/epilogue.hpp"
 #include "backends/cpu/winograd.hpp"
 #include "core/parallel.hpp"
 
@@ -27,15 +27,14 @@ class WinogradKernel : public Kernel {
         transforms_(transforms),
         tiles_(window, images, transforms),
         weights_(weights),
-        neuron_(epilogue.neuron),
-        has_neuron_(epilogue.has_neuron()),
+        stage_(epilogue, tiles_.pixels(), result_channels),
         source_channels_(source_channels),
         result_channels_(result_channels),
         groups_(groups),
         depth_(source_channels / groups),
         shape_(isa_, depth_, result_channels / groups, 1, vectors) {}
 
-  std::size_t scratch_bytes() const override { return scratch_.floats() * max_thread_count() * sizeof(float); }
+  std::size_t scratch_bytes() const override { return (sums_offset() + stage_.sums_floats(blocks_)) * sizeof(float); }
 
   std::string algorithm() const override {
     const std::string m = std::to_string(transforms_.outputs), r = std::to_string(transforms_.taps);
@@ -51,24 +50,20 @@ class WinogradKernel : public Kernel {
         store_weights(call.input<float>(1), task, scratch + thread * scratch_.floats());
       });
     }
+    stage_.begin(blocks_, scratch + sums_offset());
     const int ranges = groups_ * ranges_;
     parallel_for(shares_tiles_ ? blocks_ : blocks_ * ranges, [&](std::size_t task, int thread) {
       float* own = scratch + thread * scratch_.floats();
       if (!shares_tiles_) return run_block(static_cast<int>(task % ranges), task / ranges, true, call, own);
       for (int range = 0; range < ranges; ++range) run_block(range, task, range % ranges_ == 0, call, own);
     });
-    if (!has_neuron_ || fuses_neuron()) return;
-    parallel_for((tiles_.count() + kTaskTiles - 1) / kTaskTiles, [&](std::size_t task, int) {
-      const std::size_t begin = task * kTaskTiles;
-      tiles_.for_each_run(begin, static_cast<int>(std::min(kTaskTiles, tiles_.count() - begin)), [&](std::size_t pixel, int pixels) {
-        apply_neuron(neuron_, result + pixel * result_channels_, pixels, result_channels_);
-      });
-    });
+    if (stage_.works_on_some_channels()) stage_.end(call, blocks_, scratch + sums_offset());
+    else stage_.behind(call, scratch + sums_offset());
   }
 
  protected:
   static constexpr int kTasks = 4;
-  static constexpr std::size_t kTaskTiles = 4, kBlocks = 8;
+  static constexpr std::size_t kBlocks = 8;
 
   /// What the products are made of, for algorithm().
   virtual std::string numbers() const { return ""; }
@@ -103,18 +98,22 @@ class WinogradKernel : public Kernel {
     return std::size_t(transforms_.taps) * transforms_.taps * kWeightChannels * shape_.tile_columns();
   }
 
-  /// The result's pixels of some tiles, for the channels of some panels, from the sums `m`.
-  void store_result(const KernelCall& call, int group, Range panels, std::size_t first, int tiles, const float* m) const {
+  /// The result's pixels of the tiles of a block, for the channels of some panels, from the sums `m`.
+  void store_result(const KernelCall& call, int group, Range panels, std::size_t block, std::size_t first, int tiles, const float* m) const {
     const int channel = panels.begin * shape_.tile_columns(), end = std::min(shape_.columns(), panels.end * shape_.tile_columns());
     const float* bias = call.input<float>(2);
     const int offset = group * shape_.columns() + channel;
     tiles_.transform_outputs(transforms_, m, m_stride_, m_step_, bias ? bias + offset : nullptr, end - channel, first, tiles,
                              call.output<float>(0) + offset, result_channels_);
-    if (!fuses_neuron()) return;
+    if (stage_.is_empty() || !stage_.works_on_some_channels()) return;
+    const Range channels{offset, offset + end - channel};
+    float* sums = static_cast<float*>(call.scratch) + sums_offset();
+    bool has_begun = false;
     tiles_.for_each_run(first, tiles, [&](std::size_t pixel, int pixels) {
       float* values = call.output<float>(0) + pixel * result_channels_ + offset;
-      if (end - channel == result_channels_) return apply_neuron(neuron_, values, pixels, result_channels_);
-      for (int i = 0; i < pixels; ++i) apply_neuron(neuron_, values + std::ptrdiff_t(i) * result_channels_, 1, end - channel);
+      if (!has_begun) stage_.begin_part(block, values, channels, sums);
+      has_begun = true;
+      stage_.apply(call, block, values, pixels, channels, sums);
     });
   }
 
@@ -122,8 +121,7 @@ class WinogradKernel : public Kernel {
   const WinogradTransforms& transforms_;
   Tiles tiles_;
   WinogradWeights weights_;
-  NNNeuronDescriptor neuron_;
-  bool has_neuron_;
+  EpilogueStage stage_;
   int source_channels_, result_channels_, groups_, depth_;
   PackedShape shape_;  ///< panels of the result channels of a group
   int ranges_ = 1, chunks_ = 1, chunk_ = 1, block_ = 1, columns_ = 1, m_stride_ = 1;  ///< columns_: result channels of a range
@@ -133,8 +131,8 @@ class WinogradKernel : public Kernel {
   ScratchLayout scratch_;
 
  private:
-  /// While the block's pixels are in the cache; PReLU's slopes are those of whole pixels.
-  bool fuses_neuron() const { return has_neuron_ && neuron_.neuron_type != CNNNeuronType::PReLU; }
+  /// Behind what is private to the threads; a block of tiles is a part of the epilogue.
+  std::size_t sums_offset() const { return scratch_.floats() * max_thread_count(); }
 
   PackedVersion version_;
 };
@@ -232,7 +230,7 @@ class VectorWinograd final : public WinogradKernel {
         }
       }
     }
-    store_result(call, group, panels, first, tiles, m);
+    store_result(call, group, panels, block, first, tiles, m);
   }
 
   int rows_;  ///< of a tile of the product
@@ -313,7 +311,7 @@ class MatrixUnitWinograd final : public WinogradKernel {
     tiles_.transform_inputs(transforms_, call.input<float>(0) + std::ptrdiff_t(group) * depth_, source_channels_, depth_, first, tiles, m,
                             m_stride_, m_step_, isa_.tile_columns());
     multiply_positions(tiles, stored(group), m, reinterpret_cast<std::uint16_t*>(scratch + a_offset_));
-    store_result(call, group, {0, shape_.panels()}, first, tiles, m);
+    store_result(call, group, {0, shape_.panels()}, block, first, tiles, m);
   }
 
   /// m := m * u at each position, `kSplitRows` rows at a time. The next ones are split during the product, to the other half of `a`.

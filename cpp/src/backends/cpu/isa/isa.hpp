@@ -329,8 +329,8 @@ struct Isa {
   /// gradient := scale * (e' - constant - (x - mean) * factor), e' the incoming gradient behind the ReLU. `gradient` may be `e`.
   void (*normalize_gradient)(const float* e, const float* x, float* gradient, std::size_t pixels, int channels,
                              const ChannelNormalization& n, const float* constant, const float* factor);
-  /// deviations[c] := the sum of x[c] - center[c] over pixels that lie `stride` floats apart; squares[c] := that of its square
-  void (*sum_deviations)(const float* x, std::size_t stride, std::size_t pixels, const float* center, float* deviations,
+  /// deviations[c] += the sum of x[c] - center[c] over pixels that lie `stride` floats apart; squares[c] += that of its square
+  void (*add_deviations)(const float* x, std::size_t stride, std::size_t pixels, const float* center, float* deviations,
                          float* squares, int channels);
   /// sums[c] := the sum of e'[c]; products[c] := the sum of e'[c] * (x[c] - mean[c])
   void (*sum_gradient)(const float* e, const float* x, std::size_t stride, std::size_t pixels, const ChannelNormalization& n,
