@@ -80,7 +80,10 @@ double vector_gemm_cycles(const ConvolutionProblem& p) {
     const double depth = double(y.kernel) / y.stride * x.kernel / x.stride * p.group_outputs() * p.geometry.groups;
     return p.input_pixels() * depth * (vectors(p.group_inputs()) / kMultiplyAddsPerCycle + 1.5 / isa().lanes) + packing_cycles(p);
   }
-  if (p.pass == ConvolutionPass::weight_gradient) return uses_matrix_unit(p) ? matrix_unit_cycles(p) : sum_cycles(p);
+  if (p.pass == ConvolutionPass::weight_gradient) {
+    const double weights = double(p.taps()) * p.group_inputs() * p.geometry.output_channels;  // adding one up and storing it takes 5.5
+    return uses_matrix_unit(p) ? matrix_unit_cycles(p) + 5.5 * weights : sum_cycles(p);
+  }
   return sum_cycles(p) + packing_cycles(p);
 }
 
@@ -115,25 +118,14 @@ double tile_count(const ConvolutionProblem& p, const WinogradTransforms& transfo
   return double(y.tiles.size()) * x.tiles.size() * std::max(0, p.images);
 }
 
-/// A weight gradient on the matrix unit: 36 positions of a pair of channels take 0.7 cycles, in steps of 32 tiles. A vector of a tile's
-/// channels takes 700 in the source image and 500 or 300 in the other one to be transformed, split, stored and loaded, as often as the
-/// other image's channels are cut into ranges.
-double split_winograd_cycles(const ConvolutionProblem& p, const WinogradTransforms& transforms) {
-  constexpr double kRangeInputs = 128, kRangeOutputs = 80;
-  const double inputs = p.group_inputs(), outputs = p.group_outputs();
-  const double tiles = round_up(static_cast<std::size_t>(tile_count(p, transforms)), std::size_t(split::kDepth));
-  const double sources = vectors(p.group_inputs()) * std::ceil(outputs / kRangeOutputs) * 700;
-  const double results = vectors(p.group_outputs()) * std::ceil(inputs / kRangeInputs) * (transforms.outputs == 4 ? 500 : 300);
-  return p.geometry.groups * tiles * (0.7 * inputs * outputs + sources + results);
-}
-
 /// Storing the 36 positions of a vector into the second-level cache sets the pace of a transform: 250 cycles with 16 lanes, 130
 /// with 8; 200 next to products that leave it room. Weights are read from farther away and transposed: 27 cycles for a pair of channels.
 /// Products in a matrix unit wait for the caches: 42 multiply-adds a cycle; splitting and storing the transformed weights takes 20 cycles
 /// more for a pair.
 double winograd_cycles(const ConvolutionProblem& p) {
   const WinogradTransforms& transforms = *winograd_transforms(p.geometry.window.y.kernel, p.precision);
-  if (p.pass == ConvolutionPass::weight_gradient && splits_winograd_weight_gradient(p.geometry)) return split_winograd_cycles(p, transforms);
+  if (p.pass == ConvolutionPass::weight_gradient && splits_winograd_weight_gradient(p.geometry))
+    return split_winograd_weight_gradient_cycles(transforms, p.geometry, p.images);
   const double tiles = tile_count(p, transforms), positions = transforms.positions();
   const int sources = p.pass == ConvolutionPass::data_gradient ? p.group_outputs() : p.group_inputs();
   const int results = p.pass == ConvolutionPass::data_gradient ? p.group_inputs() : p.group_outputs();

@@ -129,5 +129,6 @@ bool splits_winograd_weight_gradient(const ConvolutionGeometry& geometry);
 /// That one.
 std::unique_ptr<Kernel> make_split_winograd_weight_gradient(const WinogradTransforms& transforms, const ConvolutionGeometry& geometry,
                                                             const WeightLayout& layout, int images, bool is_transposed);
+double split_winograd_weight_gradient_cycles(const WinogradTransforms& transforms, const ConvolutionGeometry& geometry, int images);
 
 }  // namespace mpsnn::cpu

@@ -8,6 +8,48 @@
 namespace mpsnn::cpu {
 namespace {
 
+constexpr int kChannelTile = 16;
+constexpr std::size_t kStep = std::size_t(split::kParts) * split::kTile;  ///< elements of a right operand
+/// Steps of tiles held at once, and rows of a product of one step, whose left operand stays in the first-level cache.
+constexpr int kMostSteps = 4, kRows = 128;
+constexpr double kCacheBytes = 1.65e6;  ///< sums and operands that a task holds at once
+
+/// How channels, positions and tiles are cut for the second-level cache.
+struct Cut {
+  int input_ranges = 1, output_ranges = 1, row_groups = 1;
+  int steps = 1;       ///< of tiles at a time
+  bool keeps = false;  ///< those are all
+  double cycles = 0;
+};
+
+/// The cut of least cycles. A vector of a tile's channels takes 310 in the source image and 460 in the other, where it is transposed, and more
+/// in two groups of positions; 200 to come from farther away; products of two vectors, in blocks of two each way, 146, and 51 to load and
+/// store sums for all steps; a filter of two channels 20.
+Cut best_cut(const WinogradTransforms& transforms, const ConvolutionGeometry& geometry, std::size_t tiles) {
+  const int inputs = ceil_divide(geometry.input_channels / geometry.groups, kChannelTile);
+  const int outputs = ceil_divide(geometry.output_channels / geometry.groups, kChannelTile);
+  const int all_steps = std::max(1, static_cast<int>((tiles + split::kDepth - 1) / split::kDepth));
+  const auto even = [](int count) { return round_up(count, 2); };
+  Cut best;
+  for (int groups = 1; groups <= SplitTransforms::kMaxGroups; ++groups)
+    for (int steps = 1; steps <= std::min(all_steps, kMostSteps); ++steps)
+      for (int input_ranges = 1; input_ranges <= inputs; ++input_ranges)
+        for (int output_ranges = 1; output_ranges <= outputs; ++output_ranges) {
+          const int width = ceil_divide(inputs, input_ranges), height = ceil_divide(outputs, output_ranges);
+          const double bytes = transforms.positions() / groups *
+                               (sizeof(float) * kChannelTile * kChannelTile * width * height + steps * kStep * sizeof(std::uint16_t) * (width + height));
+          if (bytes > kCacheBytes && (width > 1 || height > 1)) continue;
+          const bool keeps = groups == 1 && steps == all_steps;
+          const double source = (keeps ? 310 + 200 * output_ranges : (250 + 60 * groups) * output_ranges) * inputs;
+          const double incoming = (260 + 200 * groups) * (keeps ? 1 : input_ranges) * outputs;
+          const double products = (146 + 51.0 / steps) * input_ranges * even(width) * output_ranges * even(height);
+          const double cycles = source + incoming + products;
+          if (best.cycles == 0 || cycles < best.cycles) best = {input_ranges, output_ranges, groups, steps, keeps, cycles};
+        }
+  best.cycles = geometry.groups * (best.cycles * all_steps * split::kDepth + 20.0 * kChannelTile * kChannelTile * inputs * outputs);
+  return best;
+}
+
 /// The weight gradient of WinogradWeightGradient with products in the matrix unit. Splitting costs as much as transforming, both more
 /// than the products of few channels: ranges of channels are wide, so that little is transformed twice. All of that stays in the
 /// second-level cache: reading a transformed tile from farther away takes longer than transforming it again. To that end a task holds a
@@ -28,23 +70,26 @@ class SplitWinogradWeightGradient final : public Kernel {
         bias_(geometry, images, is_transposed),
         tiles_(geometry.window, images, transforms),
         inputs_(geometry.input_channels / geometry.groups),
-        outputs_(geometry.output_channels / geometry.groups) {
-    // Ranges of whole tiles of channels.
-    input_tiles_ = ceil_divide(inputs_, kChannelTile);
-    output_tiles_ = ceil_divide(outputs_, kChannelTile);
-    choose_ranges();
-    const std::size_t ranges = this->ranges(), tasks = ranges * row_groups_;
+        outputs_(geometry.output_channels / geometry.groups),
+        input_tiles_(ceil_divide(inputs_, kChannelTile)),
+        output_tiles_(ceil_divide(outputs_, kChannelTile)),
+        cut_(best_cut(transforms, geometry, tiles_.count())) {
+    range_inputs_ = ceil_divide(input_tiles_, cut_.input_ranges) * kChannelTile;
+    range_outputs_ = ceil_divide(output_tiles_, cut_.output_ranges) * kChannelTile;
+    const std::size_t output_ranges = std::size_t(geometry.groups) * cut_.output_ranges;
+    strips_ = cut_.keeps ? std::clamp<std::size_t>(kGradientTasks / output_ranges, 1, cut_.input_ranges) : cut_.input_ranges;
+    const std::size_t ranges = this->ranges(), tasks = ranges * cut_.row_groups;
     parts_ = std::clamp<std::size_t>(blocks() / kPartBlocks, std::max<std::size_t>(1, kFewTasks / tasks), std::max<std::size_t>(1, kGradientTasks / tasks));
     parts_ = std::clamp<std::size_t>(parts_, 1, std::max<std::size_t>(1, blocks() / kLeastBlocks));
     shares_sums_ = parts_ > 1 || ranges < kFewRanges;
     streams_ = double(geometry.output_channels) * inputs_ * transforms.taps * transforms.taps * sizeof(float) > kStreamedBytes;
     z_part_ = std::size_t(range_outputs_) * split::kDepth;
-    z_step_ = split::kParts * z_part_ * steps_ + kPadding;
-    v_part_ = kStep * steps_;
+    z_step_ = split::kParts * z_part_ * cut_.steps + kPadding;
+    v_part_ = kStep * cut_.steps;
     v_step_ = v_part_ * (range_inputs_ / kChannelTile) + kPadding;
     u_step_ = winograd_step(std::size_t(range_outputs_) * range_inputs_);
     z_offset_ = thread_.add(group_positions() * z_step_ / 2);
-    v_offset_ = keeps_tiles_ ? scratch_.add(std::size_t(geometry.groups) * input_ranges_ * positions() * v_step_ / 2) : thread_.add(group_positions() * v_step_ / 2);
+    v_offset_ = cut_.keeps ? scratch_.add(std::size_t(geometry.groups) * cut_.input_ranges * positions() * v_step_ / 2) : thread_.add(group_positions() * v_step_ / 2);
     taps_offset_ = thread_.add(std::size_t(transforms.taps) * transforms.taps * range_inputs_);
     row_offset_ = thread_.add(parts_ == 1 ? 0 : std::size_t(positions()) * range_inputs_);
     u_offset_ = thread_.add(shares_sums_ ? 0 : positions() * u_step_);
@@ -59,9 +104,9 @@ class SplitWinogradWeightGradient final : public Kernel {
     const std::string m = std::to_string(transforms_.outputs), r = std::to_string(transforms_.taps);
     std::string text = "winograd F(" + m + "x" + m + ", " + r + "x" + r + ") " + isa_.name + ", 3 x bfloat16, " +
                        std::to_string(range_inputs_) + " x " + std::to_string(range_outputs_) + " channels";
-    if (keeps_tiles_) text += ", all tiles at a time";
-    else if (steps_ > 1) text += ", " + std::to_string(steps_ * split::kDepth) + " tiles at a time";
-    if (row_groups_ > 1) text += ", positions in " + std::to_string(row_groups_) + " groups";
+    if (cut_.keeps) text += ", all tiles at a time";
+    else if (cut_.steps > 1) text += ", " + std::to_string(cut_.steps * split::kDepth) + " tiles at a time";
+    if (cut_.row_groups > 1) text += ", positions in " + std::to_string(cut_.row_groups) + " groups";
     return parts_ > 1 ? text + ", sum in " + std::to_string(parts_) + " parts" : text;
   }
 
@@ -72,14 +117,14 @@ class SplitWinogradWeightGradient final : public Kernel {
     if (!weights) return;
     const float* incoming = call.input<float>(is_transposed_ ? 1 : 0);
     const float* source = call.input<float>(is_transposed_ ? 0 : 1);
-    if (keeps_tiles_) transform_inputs(source, scratch);
+    if (cut_.keeps) transform_inputs(source, scratch);
     if (!shares_sums_) {
-      return parallel_for(ranges() / input_ranges_ * strips_, [&](std::size_t task, int thread) {
+      return parallel_for(ranges() / cut_.input_ranges * strips_, [&](std::size_t task, int thread) {
         float *own = scratch + threads_offset_ + thread * thread_.floats(), *u = own + u_offset_;
-        const std::size_t strip = task % strips_, first = part_begin(input_ranges_, strip, strips_), end = part_begin(input_ranges_, strip + 1, strips_);
+        const std::size_t strip = task % strips_, first = part_begin(cut_.input_ranges, strip, strips_), end = part_begin(cut_.input_ranges, strip + 1, strips_);
         for (std::size_t range = first; range < end; ++range) {
-          const Block block = block_of(task / strips_ * input_ranges_ + range);
-          for (int group = 0; group < row_groups_; ++group)
+          const Block block = block_of(task / strips_ * cut_.input_ranges + range);
+          for (int group = 0; group < cut_.row_groups; ++group)
             add_tiles(block, group, 0, tiles_.count(), incoming, source, range > first, u + group * group_positions() * u_step_, own, scratch);
           for (int output = 0; output < block.outputs.size(); ++output) store(block, output, u + std::size_t(output) * range_inputs_, u_step_, own, weights);
         }
@@ -87,9 +132,9 @@ class SplitWinogradWeightGradient final : public Kernel {
       });
     }
     // Part by part, and in a part range by range: threads read the same images.
-    parallel_for(parts_ * ranges() * row_groups_, [&](std::size_t task, int thread) {
-      const int group = static_cast<int>(task % row_groups_);
-      const std::size_t part = task / row_groups_ / ranges(), range = task / row_groups_ % ranges();
+    parallel_for(parts_ * ranges() * cut_.row_groups, [&](std::size_t task, int thread) {
+      const int group = static_cast<int>(task % cut_.row_groups);
+      const std::size_t part = task / cut_.row_groups / ranges(), range = task / cut_.row_groups % ranges();
       float* u = scratch + sums_offset_ + ((part * ranges() + range) * positions() + group * group_positions()) * u_step_;
       add_tiles(block_of(range), group, first_tile(part), first_tile(part + 1), incoming, source, false, u, scratch + threads_offset_ + thread * thread_.floats(), scratch);
     });
@@ -97,11 +142,6 @@ class SplitWinogradWeightGradient final : public Kernel {
   }
 
  private:
-  static constexpr int kChannelTile = 16;
-  static constexpr std::size_t kStep = std::size_t(split::kParts) * split::kTile;  ///< of a right operand
-  /// Steps of tiles held at once, and rows of a product of one step, whose left operand stays in the first-level cache.
-  static constexpr int kMostSteps = 4, kRows = 128;
-  static constexpr double kCacheBytes = 1.65e6;  ///< sums and operands that a task holds at once
   static constexpr double kStreamedBytes = 2 << 20;  ///< weights from which on they are stored past the caches
   /// Tasks wanted, and at least wanted: with fewer ranges than that, tiles are cut into parts, whose sums are added up at the end.
   static constexpr std::size_t kGradientTasks = 16, kFewTasks = 4, kPartBlocks = 32, kLeastBlocks = 2, kFewRanges = 8;
@@ -114,53 +154,21 @@ class SplitWinogradWeightGradient final : public Kernel {
     Range inputs, outputs;
   };
   Block block_of(std::size_t index) const {
-    const std::size_t input = index % input_ranges_, output = index / input_ranges_ % output_ranges_;
+    const std::size_t input = index % cut_.input_ranges, output = index / cut_.input_ranges % cut_.output_ranges;
     const auto part = [](int tiles, std::size_t i, int parts, int channels) {
       return Range{std::min(channels, static_cast<int>(part_begin(tiles, i, parts)) * kChannelTile),
                    std::min(channels, static_cast<int>(part_begin(tiles, i + 1, parts)) * kChannelTile)};
     };
-    const std::size_t group = index / input_ranges_ / output_ranges_;
-    return {static_cast<int>(group), group * input_ranges_ + input, part(input_tiles_, input, input_ranges_, inputs_),
-            part(output_tiles_, output, output_ranges_, outputs_)};
+    const std::size_t group = index / cut_.input_ranges / cut_.output_ranges;
+    return {static_cast<int>(group), group * cut_.input_ranges + input, part(input_tiles_, input, cut_.input_ranges, inputs_),
+            part(output_tiles_, output, cut_.output_ranges, outputs_)};
   }
-  /// Chooses the ranges, and how many groups of positions and steps of tiles stay in the second-level cache together, by the cycles of a
-  /// tile. A vector of its channels takes 310 in the source image and 460 in the other, where it is transposed, and more in two groups; 200
-  /// to come from farther away; products of two vectors, in blocks of two each way, 146, and 51 to load and store sums for all steps.
-  void choose_ranges() {
-    double least = 0;
-    const int all_steps = std::max(1, static_cast<int>(blocks()));
-    const auto even = [](int count) { return round_up(count, 2); };
-    for (int groups = 1; groups <= SplitTransforms::kMaxGroups; ++groups)
-      for (int steps = 1; steps <= std::min(all_steps, kMostSteps); ++steps)
-        for (int input_ranges = 1; input_ranges <= input_tiles_; ++input_ranges)
-          for (int output_ranges = 1; output_ranges <= output_tiles_; ++output_ranges) {
-            const int inputs = ceil_divide(input_tiles_, input_ranges), outputs = ceil_divide(output_tiles_, output_ranges);
-            const double bytes = positions() / groups * (sizeof(float) * kChannelTile * kChannelTile * inputs * outputs +
-                                                         steps * kStep * sizeof(std::uint16_t) * (inputs + outputs));
-            if (bytes > kCacheBytes && (inputs > 1 || outputs > 1)) continue;
-            const bool keeps = groups == 1 && steps == all_steps;
-            const double sources = (keeps ? 310 + 200 * output_ranges : (250 + 60 * groups) * output_ranges) * input_tiles_;
-            const double results = (260 + 200 * groups) * (keeps ? 1 : input_ranges) * output_tiles_;
-            const double products = (146 + 51.0 / steps) * input_ranges * even(inputs) * output_ranges * even(outputs);
-            if (least != 0 && sources + results + products >= least) continue;
-            least = sources + results + products;
-            input_ranges_ = input_ranges;
-            output_ranges_ = output_ranges;
-            row_groups_ = groups;
-            steps_ = steps;
-            keeps_tiles_ = keeps;
-          }
-    range_inputs_ = ceil_divide(input_tiles_, input_ranges_) * kChannelTile;
-    range_outputs_ = ceil_divide(output_tiles_, output_ranges_) * kChannelTile;
-    const std::size_t others = std::max<std::size_t>(1, ranges() / input_ranges_);
-    strips_ = keeps_tiles_ ? std::clamp<std::size_t>(kGradientTasks / others, 1, input_ranges_) : input_ranges_;
-  }
-  std::size_t ranges() const { return std::size_t(geometry_.groups) * input_ranges_ * output_ranges_; }
+  std::size_t ranges() const { return std::size_t(geometry_.groups) * cut_.input_ranges * cut_.output_ranges; }
   int positions() const { return transforms_.positions(); }
   /// Of a part: parts are whole blocks but for the last.
   std::size_t first_tile(std::size_t part) const { return std::min(tiles_.count(), part_begin(blocks(), part, parts_) * split::kDepth); }
   std::size_t blocks() const { return (tiles_.count() + split::kDepth - 1) / split::kDepth; }
-  int group_positions() const { return positions() / row_groups_; }
+  int group_positions() const { return positions() / cut_.row_groups; }
 
   /// u := the sums of the tiles [begin, end) at the positions of a group of rows; `keeps` where those of the incoming gradient may be there
   /// already.
@@ -168,23 +176,23 @@ class SplitWinogradWeightGradient final : public Kernel {
                  float* u, float* own, float* shared) const {
     const float* x = source + std::ptrdiff_t(block.group) * inputs_ + block.inputs.begin;
     const float* e = incoming + std::ptrdiff_t(block.group) * outputs_ + block.outputs.begin;
-    std::uint16_t *z = reinterpret_cast<std::uint16_t*>(own + z_offset_), *v = reinterpret_cast<std::uint16_t*>((keeps_tiles_ ? shared : own) + v_offset_);
-    if (keeps_tiles_) v += block.input_range * positions() * v_step_ + begin / split::kDepth * kStep;
+    std::uint16_t *z = reinterpret_cast<std::uint16_t*>(own + z_offset_), *v = reinterpret_cast<std::uint16_t*>((cut_.keeps ? shared : own) + v_offset_);
+    if (cut_.keeps) v += block.input_range * positions() * v_step_ + begin / split::kDepth * kStep;
     if (begin == end) std::fill_n(u, group_positions() * u_step_, 0.0f);
     const OpenMatrixUnit open(&unit_);
     for (std::size_t first = begin; first < end;) {
       const bool is_first = first == begin;
       std::size_t steps = 0;
-      for (; steps < std::size_t(steps_) && first < end; ++steps, first += split::kDepth) {
+      for (; steps < std::size_t(cut_.steps) && first < end; ++steps, first += split::kDepth) {
         const int tiles = static_cast<int>(std::min<std::size_t>(split::kDepth, end - first));
         SplitTransform transform;
-        if (!keeps_tiles_) {
+        if (!cut_.keeps) {
           tiles_.place_inputs(x, geometry_.input_channels, first, tiles, transform);
           transform.channels = block.inputs.size();
           transform.to = v + steps * kStep;
           transform.step = v_step_;
           transform.part = v_part_;
-          split_.input[row_groups_ - 1][group](transform);
+          split_.input[cut_.row_groups - 1][group](transform);
         }
         if (keeps) continue;
         tiles_.place_results(e, geometry_.output_channels, first, tiles, transform);
@@ -192,7 +200,7 @@ class SplitWinogradWeightGradient final : public Kernel {
         transform.to = z + steps * split::kParts * z_part_;
         transform.step = z_step_;
         transform.part = z_part_;
-        split_.spread[row_groups_ - 1][group](transform);
+        split_.spread[cut_.row_groups - 1][group](transform);
       }
       for (int p = 0; p < group_positions(); ++p) multiply(block, steps, is_first, z + p * z_step_, v + p * v_step_, u + p * u_step_);
     }
@@ -200,10 +208,10 @@ class SplitWinogradWeightGradient final : public Kernel {
 
   /// Those of the source image, for all tasks.
   void transform_inputs(const float* source, float* scratch) const {
-    const std::size_t ranges = std::size_t(geometry_.groups) * input_ranges_;
+    const std::size_t ranges = std::size_t(geometry_.groups) * cut_.input_ranges;
     parallel_for(blocks() * ranges, [&](std::size_t task, int) {
       const std::size_t range = task % ranges, step = task / ranges, first = step * split::kDepth;
-      const Block block = block_of(range / input_ranges_ * input_ranges_ * output_ranges_ + range % input_ranges_);
+      const Block block = block_of(range / cut_.input_ranges * cut_.input_ranges * cut_.output_ranges + range % cut_.input_ranges);
       SplitTransform transform;
       tiles_.place_inputs(source + block.group * inputs_ + block.inputs.begin, geometry_.input_channels, first,
                           static_cast<int>(std::min<std::size_t>(split::kDepth, tiles_.count() - first)), transform);
@@ -218,7 +226,7 @@ class SplitWinogradWeightGradient final : public Kernel {
   void multiply(const Block& block, std::size_t steps, bool overwrites, const std::uint16_t* z, const std::uint16_t* v, float* u) const {
     std::ptrdiff_t offsets[kMostSteps];
     for (int step = 0; step < kMostSteps; ++step) offsets[step] = std::ptrdiff_t(step) * split::kParts * z_part_;
-    const int most_rows = kRows / steps_ / (2 * split::kRows) * (2 * split::kRows);
+    const int most_rows = kRows / cut_.steps / (2 * split::kRows) * (2 * split::kRows);
     for (int row = 0; row < block.outputs.size(); row += most_rows)
       unit_.multiply({.rows = round_up(std::min(most_rows, block.outputs.size() - row), kChannelTile),
                       .columns = round_up(block.inputs.size(), kChannelTile),
@@ -276,9 +284,8 @@ class SplitWinogradWeightGradient final : public Kernel {
   BiasGradient bias_;
   Tiles tiles_;
   int inputs_, outputs_;
-  int input_tiles_ = 0, output_tiles_ = 0, input_ranges_ = 1, output_ranges_ = 1, range_inputs_ = 0, range_outputs_ = 0;
-  int row_groups_ = 1, steps_ = 1;
-  bool keeps_tiles_ = false;
+  int input_tiles_, output_tiles_, range_inputs_ = 0, range_outputs_ = 0;
+  Cut cut_;
   std::size_t strips_ = 1;  ///< that the input channels' ranges are cut into, each a task
   std::size_t parts_ = 1, z_part_ = 0, z_step_ = 0, v_part_ = 0, v_step_ = 0, u_step_ = 0;
   std::size_t v_offset_ = 0, z_offset_ = 0, taps_offset_ = 0, u_offset_ = 0, row_offset_ = 0, bias_offset_ = 0, sums_offset_ = 0,
@@ -291,6 +298,10 @@ class SplitWinogradWeightGradient final : public Kernel {
 std::unique_ptr<Kernel> make_split_winograd_weight_gradient(const WinogradTransforms& transforms, const ConvolutionGeometry& geometry,
                                                             const WeightLayout& layout, int images, bool is_transposed) {
   return std::make_unique<SplitWinogradWeightGradient>(transforms, geometry, layout, images, is_transposed);
+}
+
+double split_winograd_weight_gradient_cycles(const WinogradTransforms& transforms, const ConvolutionGeometry& geometry, int images) {
+  return best_cut(transforms, geometry, Tiles(geometry.window, images, transforms).count()).cycles;
 }
 
 }  // namespace mpsnn::cpu
