@@ -103,15 +103,17 @@ class SplitFullyConnectedDataGradient final : public Kernel {
     parallel_for(images_, [&](std::size_t p, int) {
       isa().matrix_unit->split_rows(incoming + p * outputs_, 0, 1, outputs_, left + p * stride_, 0, part_);
     });
-    parallel_for(ceil_divide(inputs_, kStretch), [&](std::size_t task, int thread) {
-      const int first = static_cast<int>(task) * kStretch, columns = std::min(kStretch, inputs_ - first);
+    const int units = ceil_divide(inputs_, kUnit), tasks = std::max(ceil_divide(inputs_, kStretch), std::min(kFewestTasks, units));
+    parallel_for(tasks, [&](std::size_t task, int thread) {
+      const int first = static_cast<int>(part_begin(units, task, tasks)) * kUnit;
+      const int columns = std::min(static_cast<int>(part_begin(units, task + 1, tasks)) * kUnit, inputs_) - first;
       multiply(left, weights + first, columns, bias ? bias + first : nullptr,
                elements(call.scratch, threads_offset_ + thread * kThreadFloats), result + first);
     });
   }
 
  private:
-  static constexpr int kStretch = 256, kRowBlock = 128;
+  static constexpr int kUnit = 2 * kColumns, kStretch = 8 * kUnit, kFewestTasks = 8, kRowBlock = 128;
   static constexpr std::size_t kTileElements = kParts * kRowBlock * kColumns, kThreadFloats = kTileElements * (kStretch / kColumns) / 2;
 
   void multiply(const std::uint16_t* left, const float* weights, int columns, const float* bias, std::uint16_t* right, float* result) const {
@@ -132,6 +134,7 @@ class SplitFullyConnectedDataGradient final : public Kernel {
       product.c_stride = inputs_;
       product.start = begin == 0 ? bias : nullptr;
       product.overwrites = begin == 0;
+      product.chains = begin > 0;
       isa().matrix_unit->multiply(product);
     }
   }
