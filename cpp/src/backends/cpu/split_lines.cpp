@@ -18,16 +18,15 @@ std::vector<Axis> axes(const std::vector<Window>& windows, Axis Window::* axis) 
 /// Channels of a copied pixel. Rows of tiles that lie a multiple of a large power of two apart would share few sets of the first-level cache.
 int padded_channels(int channels) { return channels % split::kDepth == 0 && channels >= 128 ? channels | split::kDepth : channels; }
 
-template <int kCount>
-void copy_pixels(const float* from, std::ptrdiff_t from_step, float* to, std::ptrdiff_t to_step, int pixels) {
-  for (int i = 0; i < pixels; ++i, from += from_step, to += to_step)
-    for (int c = 0; c < kCount; ++c) to[c] = from[c];
-}
+/// Lines woven a few floats at a time, in whole vectors of four.
+constexpr int kWovenLines = 16, kQuad = 4;
 
-void copy_pixels(const float* from, std::ptrdiff_t from_step, float* to, std::ptrdiff_t to_step, int pixels, int channels) {
-  if (channels == 1) return copy_pixels<1>(from, from_step, to, to_step, pixels);
-  if (channels == 3) return copy_pixels<3>(from, from_step, to, to_step, pixels);
-  for (int i = 0; i < pixels; ++i, from += from_step, to += to_step) std::copy_n(from, channels, to);
+/// Pixels of several lines by turns, in their order: what a copy writes behind its channels is what the next one overwrites.
+template <int kQuads>
+void weave_pixels(const float* const* lines, const std::ptrdiff_t* steps, int count, int channels, int pixels, float* to) {
+  for (int i = 0; i < pixels; ++i)
+    for (int l = 0; l < count; ++l, to += channels)
+      for (int q = 0; q < kQuads * kQuad; q += kQuad) std::memcpy(to + q, lines[l] + i * steps[l] + q, kQuad * sizeof(float));
 }
 
 }  // namespace
@@ -57,7 +56,7 @@ SplitLines::SplitLines(const std::vector<Window>& windows, int source_channels, 
   plane_ = round_up<std::size_t>(limits.images * plane_lines_ * line_ + split::kDepth, split::kDepth);
   part_ = (planes * plane_) | split::kDepth;
   parts_floats_ = round_up<std::size_t>((split::kParts * part_ + split::kRows * stride() + split::kDepth) / 2 + 1, 16);
-  woven_floats_ = weaves ? round_up<std::size_t>(x_.count(limits.columns) * pitch_, 16) : 0;
+  woven_floats_ = weaves ? round_up<std::size_t>(x_.count(limits.columns) * pitch_ + kQuad, 16) : 0;
 }
 
 std::vector<SplitPiece> SplitLines::pieces(const Window& window, int channels) const {
@@ -120,25 +119,36 @@ void SplitLines::split_line(const float* line, int first, int count, Range chann
 
 /// The lines under the windows of line `window`, by turns.
 void SplitLines::weave_lines(const float* image, int window, int first, int count, float* woven, std::uint16_t* to) const {
+  static constexpr float kZeros[kQuad * kQuad] = {};
   const Range inside{std::clamp(-first, 0, count), std::clamp(x_.input - first, 0, count)};
-  for (int ky = 0; ky < woven_; ++ky) {
-    const int from = window_.y.tap(window, ky);
-    const float* line = image + std::size_t(clamp_index(from, y_.input)) * x_.input * channels_;
-    float* place = woven + ky * channels_;
-    const bool is_inside = from >= 0 && from < y_.input;
-    const auto border = [&](int begin, int end, int pixel) {
-      const bool repeats = clamps_ && end > begin;
-      for (int i = begin; i < end; ++i)
-        for (int c = 0; c < channels_; ++c) place[i * pitch_ + c] = repeats ? line[std::ptrdiff_t(pixel) * channels_ + c] : 0.0f;
-    };
-    if (!is_inside && !clamps_) {
-      border(0, count, 0);
-      continue;
+  const auto copy = [&](int line, int begin, int end, int pixel, int step) {  // all channels and no more
+    const int from = window_.y.tap(window, line);
+    const bool is_zero = !clamps_ && (from < 0 || from >= y_.input || step == 0);
+    const float* values = image + (std::size_t(clamp_index(from, y_.input)) * x_.input + pixel) * channels_;
+    for (int i = begin; i < end; ++i, values += step * channels_)
+      for (int c = 0; c < channels_; ++c) woven[i * pitch_ + line * channels_ + c] = is_zero ? 0.0f : values[c];
+  };
+  const auto copy_all = [&](int begin, int end, int pixel, int step) {
+    for (int line = 0; line < woven_; ++line) copy(line, begin, end, pixel, step);
+  };
+  copy_all(0, inside.begin, 0, 0);
+  const int quads = ceil_divide(channels_, kQuad);
+  // Behind the last pixel's channels there may be nothing to read.
+  const int quick = woven_ <= kWovenLines && quads <= kQuad ? std::max(0, inside.size() - 1) : 0;
+  if (quick > 0) {
+    const float* lines[kWovenLines];
+    std::ptrdiff_t steps[kWovenLines];
+    for (int line = 0; line < woven_; ++line) {
+      const int from = window_.y.tap(window, line);
+      const bool is_zero = !clamps_ && (from < 0 || from >= y_.input);
+      lines[line] = is_zero ? kZeros : image + (std::size_t(clamp_index(from, y_.input)) * x_.input + first + inside.begin) * channels_;
+      steps[line] = is_zero ? 0 : channels_;
     }
-    border(0, inside.begin, 0);
-    copy_pixels(line + std::ptrdiff_t(first + inside.begin) * channels_, channels_, place + inside.begin * pitch_, pitch_, inside.size(), channels_);
-    border(std::max(inside.begin, inside.end), count, x_.input - 1);
+    constexpr decltype(&weave_pixels<1>) kWays[kQuad] = {weave_pixels<1>, weave_pixels<2>, weave_pixels<3>, weave_pixels<4>};
+    kWays[quads - 1](lines, steps, woven_, channels_, quick, woven + inside.begin * pitch_);
   }
+  copy_all(inside.begin + quick, inside.end, first + inside.begin + quick, 1);
+  copy_all(std::max(inside.begin, inside.end), count, x_.input - 1, 0);
   isa().matrix_unit->split_rows(woven, 0, 1, count * pitch_, to, 0, part_);
   for (int p = 0; p < split::kParts; ++p) std::memset(to + p * part_ + count * pitch_, 0, split::kDepth * sizeof(std::uint16_t));
 }
