@@ -111,6 +111,7 @@ def relative_errors(layer, precision):
 @example(layer=((2, 11, 18, 500), 200, 3, 1, 1, PADDINGS[0]))
 @example(layer=((1, 14, 18, 288), 224, 3, 1, 1, PADDINGS[0]))
 @example(layer=((1, 30, 45, 96), 100, 3, 1, 1, PADDINGS[0]))
+@example(layer=((1, 42, 45, 165), 161, 3, 1, 1, PADDINGS[0]))
 @example(layer=((2, 34, 33, 128), 120, 3, 1, 2, PADDINGS[0]))
 @example(layer=((1, 45, 50, 57), 61, 3, 2, 1, PADDINGS[1]))
 @example(layer=((2, 17, 19, 60), 90, 5, 1, 1, PADDINGS[2]))

@@ -10,9 +10,12 @@ namespace {
 
 constexpr int kChannelTile = 16;
 constexpr std::size_t kStep = std::size_t(split::kParts) * split::kTile;  ///< elements of a right operand
-/// Steps of tiles held at once, and rows of a product of one step, whose left operand stays in the first-level cache.
+/// Steps of a product, and rows of one of a single step, whose left operand stays in the first-level cache.
 constexpr int kMostSteps = 4, kRows = 128;
 constexpr double kCacheBytes = 1.65e6;  ///< sums and operands that a task holds at once
+/// Position by position: output channels whose sums are held at once, channels that a task transforms, and transformed tiles that are held.
+constexpr int kHeldOutputs = 256, kTransformed = 128;
+constexpr double kHeldBytes = 24e6;
 
 /// How channels, positions and tiles are cut for the second-level cache.
 struct Cut {
@@ -20,7 +23,19 @@ struct Cut {
   int steps = 1;       ///< of tiles at a time
   bool keeps = false;  ///< those are all
   double cycles = 0;
+  bool by_position = false;
 };
+
+/// Where a task is a position. A vector of a tile's channels takes 930 to be transformed, once, stored far away and read again, products of
+/// two vectors 155; to store and to load the sums of a pair of channels takes 25 for each time that tiles are held.
+Cut cut_by_position(const WinogradTransforms& transforms, int inputs, int outputs, int all_steps) {
+  const int ranges = ceil_divide(outputs * kChannelTile, kHeldOutputs), height = ceil_divide(outputs, ranges);
+  const double step_bytes = transforms.positions() * sizeof(std::uint16_t) * kStep * (inputs + height);
+  const int blocks = ceil_divide(all_steps, std::max(1, static_cast<int>(kHeldBytes / step_bytes)));
+  const double vectors = (blocks > 1 ? ranges : 1) * inputs + outputs, pairs = double(round_up(inputs, 2)) * ranges * round_up(height, 2);
+  const double sums = 25.0 * kChannelTile * kChannelTile * inputs * outputs * blocks / (all_steps * split::kDepth);
+  return {1, ranges, 1, ceil_divide(all_steps, blocks), false, 930 * vectors + 155 * pairs + sums, true};
+}
 
 /// The cut of least cycles. A vector of a tile's channels takes 310 in the source image and 460 in the other, where it is transposed, and more
 /// in two groups of positions; 200 to come from farther away; products of two vectors, in blocks of two each way, 146, and 51 to load and
@@ -44,8 +59,10 @@ Cut best_cut(const WinogradTransforms& transforms, const ConvolutionGeometry& ge
           const double incoming = (260 + 200 * groups) * (keeps ? 1 : input_ranges) * outputs;
           const double products = (146 + 51.0 / steps) * input_ranges * even(width) * output_ranges * even(height);
           const double cycles = source + incoming + products;
-          if (best.cycles == 0 || cycles < best.cycles) best = {input_ranges, output_ranges, groups, steps, keeps, cycles};
+          if (best.cycles == 0 || cycles < best.cycles) best = {input_ranges, output_ranges, groups, steps, keeps, cycles, false};
         }
+  if (const Cut other = cut_by_position(transforms, inputs, outputs, all_steps); geometry.groups == 1 && tiles > 0 && other.cycles < best.cycles)
+    best = other;
   best.cycles = geometry.groups * (best.cycles * all_steps * split::kDepth + 20.0 * kChannelTile * kChannelTile * inputs * outputs);
   return best;
 }
@@ -80,21 +97,22 @@ class SplitWinogradWeightGradient final : public Kernel {
     strips_ = cut_.keeps ? std::clamp<std::size_t>(kGradientTasks / output_ranges, 1, cut_.input_ranges) : cut_.input_ranges;
     const std::size_t ranges = this->ranges(), tasks = ranges * cut_.row_groups;
     parts_ = std::clamp<std::size_t>(blocks() / kPartBlocks, std::max<std::size_t>(1, kFewTasks / tasks), std::max<std::size_t>(1, kGradientTasks / tasks));
-    parts_ = std::clamp<std::size_t>(parts_, 1, std::max<std::size_t>(1, blocks() / kLeastBlocks));
-    shares_sums_ = parts_ > 1 || ranges < kFewRanges;
+    parts_ = cut_.by_position ? 1 : std::clamp<std::size_t>(parts_, 1, std::max<std::size_t>(1, blocks() / kLeastBlocks));
+    shares_sums_ = cut_.by_position || parts_ > 1 || ranges < kFewRanges;
     streams_ = double(geometry.output_channels) * inputs_ * transforms.taps * transforms.taps * sizeof(float) > kStreamedBytes;
     z_part_ = std::size_t(range_outputs_) * split::kDepth;
     z_step_ = split::kParts * z_part_ * cut_.steps + kPadding;
     v_part_ = kStep * cut_.steps;
     v_step_ = v_part_ * (range_inputs_ / kChannelTile) + kPadding;
     u_step_ = winograd_step(std::size_t(range_outputs_) * range_inputs_);
-    z_offset_ = thread_.add(group_positions() * z_step_ / 2);
-    v_offset_ = cut_.keeps ? scratch_.add(std::size_t(geometry.groups) * cut_.input_ranges * positions() * v_step_ / 2) : thread_.add(group_positions() * v_step_ / 2);
+    z_offset_ = (cut_.by_position ? scratch_ : thread_).add(group_positions() * z_step_ / 2);
+    v_offset_ = (cut_.by_position || cut_.keeps ? scratch_ : thread_)
+                    .add((cut_.keeps ? std::size_t(geometry.groups) * cut_.input_ranges : 1) * group_positions() * v_step_ / 2);
     taps_offset_ = thread_.add(std::size_t(transforms.taps) * transforms.taps * range_inputs_);
     row_offset_ = thread_.add(parts_ == 1 ? 0 : std::size_t(positions()) * range_inputs_);
     u_offset_ = thread_.add(shares_sums_ ? 0 : positions() * u_step_);
     bias_offset_ = scratch_.add(bias_.scratch_floats());
-    sums_offset_ = scratch_.add(shares_sums_ ? parts_ * ranges * positions() * u_step_ : 0);
+    sums_offset_ = scratch_.add(shares_sums_ ? parts_ * (cut_.by_position ? 1 : ranges) * positions() * u_step_ : 0);
     threads_offset_ = scratch_.add(thread_.floats() * max_thread_count());
   }
 
@@ -105,8 +123,9 @@ class SplitWinogradWeightGradient final : public Kernel {
     std::string text = "winograd F(" + m + "x" + m + ", " + r + "x" + r + ") " + isa_.name + ", 3 x bfloat16, " +
                        std::to_string(range_inputs_) + " x " + std::to_string(range_outputs_) + " channels";
     if (cut_.keeps) text += ", all tiles at a time";
-    else if (cut_.steps > 1) text += ", " + std::to_string(cut_.steps * split::kDepth) + " tiles at a time";
+    else if (cut_.by_position || cut_.steps > 1) text += ", " + std::to_string(cut_.steps * split::kDepth) + " tiles at a time";
     if (cut_.row_groups > 1) text += ", positions in " + std::to_string(cut_.row_groups) + " groups";
+    if (cut_.by_position) text += ", position by position";
     return parts_ > 1 ? text + ", sum in " + std::to_string(parts_) + " parts" : text;
   }
 
@@ -117,6 +136,7 @@ class SplitWinogradWeightGradient final : public Kernel {
     if (!weights) return;
     const float* incoming = call.input<float>(is_transposed_ ? 1 : 0);
     const float* source = call.input<float>(is_transposed_ ? 0 : 1);
+    if (cut_.by_position) return run_by_position(incoming, source, scratch, weights);
     if (cut_.keeps) transform_inputs(source, scratch);
     if (!shares_sums_) {
       return parallel_for(ranges() / cut_.input_ranges * strips_, [&](std::size_t task, int thread) {
@@ -138,7 +158,7 @@ class SplitWinogradWeightGradient final : public Kernel {
       float* u = scratch + sums_offset_ + ((part * ranges() + range) * positions() + group * group_positions()) * u_step_;
       add_tiles(block_of(range), group, first_tile(part), first_tile(part + 1), incoming, source, false, u, scratch + threads_offset_ + thread * thread_.floats(), scratch);
     });
-    add_parts(scratch, weights);
+    add_parts(0, ranges(), scratch, weights);
   }
 
  private:
@@ -223,47 +243,96 @@ class SplitWinogradWeightGradient final : public Kernel {
     });
   }
 
+  /// The tiles of both images go to memory that all tasks share; then each position is a product of its own, for all of the tiles that are
+  /// held. Nothing is transformed twice, and sums are loaded and stored once.
+  void run_by_position(const float* incoming, const float* source, float* scratch, float* weights) const {
+    std::uint16_t *z = reinterpret_cast<std::uint16_t*>(scratch + z_offset_), *v = reinterpret_cast<std::uint16_t*>(scratch + v_offset_);
+    for (std::size_t range = 0; range < ranges(); ++range) {
+      const Block block = block_of(range);
+      for (std::size_t first = 0, steps; first < blocks(); first += steps) {
+        steps = std::min<std::size_t>(cut_.steps, blocks() - first);
+        const bool has_inputs = range > 0 && steps == blocks();
+        const int input_tasks = has_inputs ? 0 : ceil_divide(inputs_, kTransformed), tasks = input_tasks + ceil_divide(block.outputs.size(), kTransformed);
+        parallel_for(steps * tasks, [&](std::size_t index, int) {
+          const std::size_t step = index / tasks, tile = (first + step) * split::kDepth;
+          const int task = static_cast<int>(index % tasks), count = static_cast<int>(std::min<std::size_t>(split::kDepth, tiles_.count() - tile));
+          SplitTransform transform;
+          if (task < input_tasks) {
+            const int channel = task * kTransformed;
+            tiles_.place_inputs(source + channel, geometry_.input_channels, tile, count, transform);
+            transform.channels = std::min(kTransformed, inputs_ - channel);
+            transform.to = v + channel / kChannelTile * v_part_ + step * kStep;
+            transform.step = v_step_;
+            transform.part = v_part_;
+            split_.input[0][0](transform);
+          } else {
+            const int channel = (task - input_tasks) * kTransformed;
+            tiles_.place_results(incoming + block.outputs.begin + channel, geometry_.output_channels, tile, count, transform);
+            transform.channels = std::min(kTransformed, block.outputs.size() - channel);
+            transform.to = z + (step * split::kParts * range_outputs_ + channel) * split::kDepth;
+            transform.step = z_step_;
+            transform.part = z_part_;
+            split_.spread[0][0](transform);
+          }
+        });
+        parallel_for(positions(), [&](std::size_t p, int) {
+          const OpenMatrixUnit open(&unit_);
+          multiply(block, steps, first == 0, z + p * z_step_, v + p * v_step_, scratch + sums_offset_ + p * u_step_);
+        });
+      }
+      add_parts(range, 1, scratch, weights);
+    }
+  }
+
   void multiply(const Block& block, std::size_t steps, bool overwrites, const std::uint16_t* z, const std::uint16_t* v, float* u) const {
     std::ptrdiff_t offsets[kMostSteps];
     for (int step = 0; step < kMostSteps; ++step) offsets[step] = std::ptrdiff_t(step) * split::kParts * z_part_;
-    const int most_rows = kRows / cut_.steps / (2 * split::kRows) * (2 * split::kRows);
+    const std::size_t products = (steps + kMostSteps - 1) / kMostSteps;
+    const int most_rows = kRows / std::min(cut_.steps, kMostSteps) / (2 * split::kRows) * (2 * split::kRows);
     for (int row = 0; row < block.outputs.size(); row += most_rows)
-      unit_.multiply({.rows = round_up(std::min(most_rows, block.outputs.size() - row), kChannelTile),
-                      .columns = round_up(block.inputs.size(), kChannelTile),
-                      .steps = steps,
-                      .a = z + std::ptrdiff_t(row) * split::kDepth,
-                      .a_stride = split::kDepth,
-                      .a_part = z_part_,
-                      .offsets = offsets,
-                      .b = v,
-                      .b_columns = v_part_,
-                      .c = u + std::ptrdiff_t(row) * range_inputs_,
-                      .c_stride = std::size_t(range_inputs_),
-                      .c_rows = nullptr,
-                      .start = nullptr,
-                      .overwrites = overwrites,
-                      .chains = !overwrites});
+      for (std::size_t product = 0; product < products; ++product) {
+        const std::size_t first = part_begin(steps, product, products);
+        unit_.multiply({.rows = round_up(std::min(most_rows, block.outputs.size() - row), kChannelTile),
+                        .columns = round_up(block.inputs.size(), kChannelTile),
+                        .steps = part_begin(steps, product + 1, products) - first,
+                        .a = z + first * split::kParts * z_part_ + std::ptrdiff_t(row) * split::kDepth,
+                        .a_stride = split::kDepth,
+                        .a_part = z_part_,
+                        .offsets = offsets,
+                        .b = v + first * kStep,
+                        .b_columns = v_part_,
+                        .c = u + std::ptrdiff_t(row) * range_inputs_,
+                        .c_stride = std::size_t(range_inputs_),
+                        .c_rows = nullptr,
+                        .start = nullptr,
+                        .overwrites = overwrites && product == 0,
+                        .chains = !overwrites || product > 0});
+      }
   }
 
   /// Adds the parts up in their order, and gathers the filters.
-  void add_parts(float* scratch, float* weights) const {
-    parallel_for(ranges() * range_outputs_, [&](std::size_t task, int thread) {
+  void add_parts(std::size_t first_range, std::size_t ranges, float* scratch, float* weights) const {
+    parallel_for(ranges * range_outputs_, [&](std::size_t task, int thread) {
       const std::size_t range = task / range_outputs_;
       const int output = static_cast<int>(task % range_outputs_);
-      const Block block = block_of(range);
+      const Block block = block_of(first_range + range);
       if (output >= block.outputs.size()) return;
       float *own = scratch + threads_offset_ + thread * thread_.floats(), *row = own + row_offset_;
       const float* sums = scratch + sums_offset_ + range * positions() * u_step_ + std::size_t(output) * range_inputs_;
-      if (parts_ == 1) return store(block, output, sums, u_step_, own, weights);
+      if (parts_ == 1) {
+        store(block, output, sums, u_step_, own, weights);
+        return std::atomic_thread_fence(std::memory_order_seq_cst);  // for what was stored past the caches
+      }
       for (int p = 0; p < positions(); ++p, sums += u_step_) {
         float* total = row + std::ptrdiff_t(p) * range_inputs_;
         std::copy_n(sums, range_inputs_, total);
         for (std::size_t part = 1; part < parts_; ++part) {
-          const float* more = sums + part * ranges() * positions() * u_step_;
+          const float* more = sums + part * ranges * positions() * u_step_;
           for (int i = 0; i < range_inputs_; ++i) total[i] += more[i];
         }
       }
       store(block, output, row, range_inputs_, own, weights);
+      std::atomic_thread_fence(std::memory_order_seq_cst);
     });
   }
 
@@ -271,7 +340,7 @@ class SplitWinogradWeightGradient final : public Kernel {
     gather_filter(transforms_, u, step, block.inputs.size(), own + taps_offset_, layout_,
                   layout_.at(weights, block.group) + std::ptrdiff_t(block.outputs.begin + output) * layout_.output +
                       block.inputs.begin * layout_.input,
-                  streams_ && !shares_sums_);
+                  streams_);
   }
 
   const Isa& isa_;
