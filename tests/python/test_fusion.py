@@ -140,7 +140,7 @@ def test_a_relu_behind_a_convolution_is_its_neuron(monkeypatch, slope, layer, al
     incoming = np.random.default_rng(2).standard_normal((3, 6, 5, options.get("outputs", 6)))
     apart, together = both_ways(monkeypatch, rectified(slope, **options), [images], incoming)
     assert NEURON in apart and NEURON not in together
-    assert "NeuronGradient" in together
+    assert "NeuronGradient" in apart and "NeuronGradient" not in together  # pooling's gradient has its slope
 
 
 def test_a_relu_stays_apart_where_others_would_see_the_difference(monkeypatch):
@@ -239,11 +239,11 @@ def test_convolutions_sum_statistics_and_apply_slopes(monkeypatch, layer, algori
         assert_close(got.gradients[0], gradient, np.abs(gradient).max(initial=0) * 8, pixels, what="gradient")
 
 
-def test_a_slope_stays_apart_where_others_add_to_the_gradient():
+def test_a_slope_goes_to_the_sum_where_others_add_to_the_gradient():
     random = np.random.default_rng(9)
     source, incoming = random.standard_normal(SHAPE), random.standard_normal(SHAPE)
     _, together, expected, operations = normalized_chain([source], incoming, shared=True)
-    assert operations.count("NeuronGradient") == 2
+    assert operations.count("NeuronGradient") == 1 and "Arithmetic" in operations
     gradient = expected.gradients[0]
     assert_close(together.gradients[0], gradient, np.abs(gradient).max() * 8, np.prod(SHAPE[:3]))
 
@@ -282,3 +282,33 @@ def test_epilogues_give_the_same_bits_for_any_number_of_threads(layer):
     for result in results[1:]:
         np.testing.assert_array_equal(result.gradients[0], results[0].gradients[0])
         np.testing.assert_array_equal(result.states[1].variance, results[0].states[1].variance)
+
+
+def residual_block(image):
+    """A sum and its neuron between convolutions; the neuron's result is read twice, so that its gradient is a sum as well."""
+    first = convolution(image)
+    relu = mpsnn.MPSCNNNeuronReLUNode(mpsnn.MPSNNAdditionNode(first.result_image, image).result_image, 0.0)
+    second = convolution(relu.result_image)
+    return mpsnn.MPSNNAdditionNode(second.result_image, relu.result_image), [first, second]
+
+
+def test_a_sum_has_a_neuron_and_a_sum_of_gradients_its_slope(monkeypatch):
+    images, incoming = [numbers(12, *SHAPE)], np.random.default_rng(13).standard_normal(SHAPE)
+    apart, together = both_ways(monkeypatch, residual_block, images, incoming)
+    assert NEURON in apart and NEURON not in together
+    assert "NeuronGradient" in apart and "NeuronGradient" not in together
+
+
+@pytest.mark.parametrize(
+    "pool", [mpsnn.MPSCNNPoolingMaxNode, mpsnn.MPSCNNPoolingAverageNode, mpsnn.MPSCNNPoolingL2NormNode]
+)
+@pytest.mark.parametrize("shape", [SHAPE, (1, 3, 4, 700)], ids=["rows", "slices of channels"])
+def test_the_gradient_of_pooling_has_the_slope_of_the_neuron_in_front(monkeypatch, pool, shape):
+    def build(image):
+        node = convolution(image, outputs=shape[3], kernel=1, inputs=shape[3])
+        return pool(mpsnn.MPSCNNNeuronTanHNode(node.result_image).result_image, 3, 3, 2, 2), [node]
+
+    images = [numbers(14, *shape)]
+    incoming = np.random.default_rng(15).standard_normal((shape[0], (shape[1] + 1) // 2, (shape[2] + 1) // 2, shape[3]))
+    apart, together = both_ways(monkeypatch, build, images, incoming)
+    assert "NeuronGradient" in apart and "NeuronGradient" not in together

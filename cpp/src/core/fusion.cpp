@@ -71,11 +71,11 @@ bool is_divided_by(const Plan& plan, const Uses& uses, ValueId id) {
   });
 }
 
-/// A convolution and the ReLU behind it, which becomes its neuron. The ReLU's gradient reads the ReLU's result where it read x: negative
+/// A convolution or sum and the ReLU behind it, which becomes its neuron. The ReLU's gradient reads the ReLU's result where it read x: negative
 /// slopes would hide the sign. Returns the steps that are gone.
-std::vector<const Step*> fuse_convolution(Plan& plan, const Uses& uses, Step& convolution, NNNeuronDescriptor& neuron) {
-  if (neuron.neuron_type != CNNNeuronType::None || convolution.saved != kNoValue) return {};
-  const ReLUSteps relu = relu_behind(plan, uses, convolution.outputs[0]);
+std::vector<const Step*> fuse_neuron(Plan& plan, const Uses& uses, Step& step, NNNeuronDescriptor& neuron) {
+  if (neuron.neuron_type != CNNNeuronType::None || step.saved != kNoValue) return {};
+  const ReLUSteps relu = relu_behind(plan, uses, step.outputs[0]);
   if (!relu.forward || !(relu.neuron().a >= 0)) return {};
   const ValueId result = relu.forward->outputs[0];
   // Whoever sees the image or divides by it would see the signs of zeros.
@@ -85,7 +85,7 @@ std::vector<const Step*> fuse_convolution(Plan& plan, const Uses& uses, Step& co
     neuron.neuron_type = std::get<NeuronGradientOp>(relu.gradient->operation).neuron.neuron_type = kSignedReLU;
     relu.gradient->inputs[1] = result;
   }
-  convolution.outputs[0] = result;
+  step.outputs[0] = result;
   return {relu.forward};
 }
 
@@ -101,16 +101,16 @@ std::vector<const Step*> fuse_statistics(Plan& plan, const Uses& uses, Step& con
   return {};
 }
 
-/// A data gradient and the gradient of the neuron in front of the convolution, unless that has gone elsewhere. Returns the steps that are gone.
+/// A gradient and that of the neuron in front, unless that has gone elsewhere. Returns the steps that are gone.
 std::vector<const Step*> fuse_neuron_gradient(Plan& plan, const Uses& uses, const std::vector<bool>& is_gone, Step& gradient, NNNeuronDescriptor& neuron) {
   const ValueId between = gradient.outputs[0];
-  if (!lies_in_arena(plan, between) || uses.readers[between].size() != 1 || is_gone[uses.readers[between][0]]) return {};
+  if (neuron.neuron_type != CNNNeuronType::None || !lies_in_arena(plan, between) || uses.readers[between].size() != 1 || is_gone[uses.readers[between][0]]) return {};
   Step& behind = plan.steps[uses.readers[between][0]];
   const auto* op = std::get_if<NeuronGradientOp>(&behind.operation);
   if (!op || behind.inputs[0] != between) return {};
   neuron = op->neuron;
-  gradient.inputs.resize(2);
-  gradient.inputs.insert(gradient.inputs.end(), {kNoValue, behind.inputs[1]});
+  gradient.inputs.resize(3, kNoValue);
+  gradient.inputs.push_back(behind.inputs[1]);
   gradient.outputs[0] = behind.outputs[0];
   return {&behind};
 }
@@ -150,16 +150,23 @@ Plan fused(Plan plan) {
   for (Step& step : plan.steps) {
     if (std::holds_alternative<BatchNormalizationOp>(step.operation)) drop(fuse_normalization(plan, uses, step));
     if (auto* op = std::get_if<ConvolutionOp>(&step.operation)) {
-      drop(fuse_convolution(plan, uses, step, op->neuron));
+      drop(fuse_neuron(plan, uses, step, op->neuron));
       drop(fuse_statistics(plan, uses, step, op->sub_pixel_scale));
     }
     if (auto* op = std::get_if<ConvolutionTransposeOp>(&step.operation)) {
-      drop(fuse_convolution(plan, uses, step, op->neuron));
+      drop(fuse_neuron(plan, uses, step, op->neuron));
       drop(fuse_statistics(plan, uses, step, 1));
     }
     // Behind all forward steps: which neurons are left, and what their gradients read, is known by now.
     if (auto* op = std::get_if<ConvolutionDataGradientOp>(&step.operation)) drop(fuse_neuron_gradient(plan, uses, is_gone, step, op->neuron));
     if (auto* op = std::get_if<ConvolutionTransposeDataGradientOp>(&step.operation)) drop(fuse_neuron_gradient(plan, uses, is_gone, step, op->neuron));
+    if (auto* op = std::get_if<PoolingGradientOp>(&step.operation)) drop(fuse_neuron_gradient(plan, uses, is_gone, step, op->neuron));
+    if (auto* op = std::get_if<ArithmeticOp>(&step.operation)) {
+      drop(fuse_neuron(plan, uses, step, op->neuron));
+      const std::vector<const Step*> gradient = fuse_neuron_gradient(plan, uses, is_gone, step, op->neuron);
+      op->is_neuron_gradient = !gradient.empty();
+      drop(gradient);
+    }
   }
   drop_copies(plan, is_gone);
   std::vector<Step> kept;

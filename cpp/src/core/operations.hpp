@@ -77,8 +77,10 @@ struct PoolingOp {
 };
 /// inputs: gradient of y, [x], [y] -> gradient of x. Averages need neither x nor y; max needs x (or what the forward
 /// saved); L2 needs x and y. Ties of max go to the first in row-major order of the window.
+/// With a neuron, where fused() put it, x is that neuron of z, input 3, and the gradient that of z.
 struct PoolingGradientOp {
   PoolingOp forward;
+  NNNeuronDescriptor neuron{};
 };
 
 // --- element-wise ------------------------------------------------------------------------------------------------
@@ -109,7 +111,8 @@ struct DropoutGradientOp {
 
 enum class ArithmeticKind { add, subtract, multiply, divide, compare };
 
-/// inputs: x (primary), y (secondary) -> r (16). A stride of 0 reads index 0 along that dimension.
+/// inputs: x (primary), y (secondary), [], [z] -> r (16). A stride of 0 reads index 0 along that dimension. Where fused() put a neuron, it is
+/// applied last; or r is a gradient, and multiplied by the neuron's slope at z.
 struct ArithmeticOp {
   struct Source {
     float scale = 1;
@@ -121,6 +124,8 @@ struct ArithmeticOp {
   float bias = 0;
   float minimum_value = -3.402823466e38f, maximum_value = 3.402823466e38f;
   NNComparisonType comparison_type = NNComparisonType::Equal;
+  NNNeuronDescriptor neuron{};
+  bool is_neuron_gradient = false;
   bool clamps() const { return minimum_value != -3.402823466e38f || maximum_value != 3.402823466e38f; }
 };
 /// inputs: gradient of r, [x], [y] -> gradient of the primary, or of the secondary source, summed over the dimensions

@@ -1,4 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
+#include "backends/cpu/epilogue.hpp"
 #include "backends/cpu/isa/isa.hpp"
 #include "backends/cpu/kernels.hpp"
 #include "backends/cpu/loops.hpp"
@@ -92,12 +93,15 @@ void for_each_stretch(const Shape& result, const Strides& x, const Strides& y, c
 }
 
 /// Sums, differences and products of images of one size.
-std::unique_ptr<Kernel> plain_arithmetic(const ArithmeticOp& op, std::size_t elements) {
+std::unique_ptr<Kernel> plain_arithmetic(const ArithmeticOp& op, const Shape& result, const Epilogue& epilogue) {
   const auto function = op.kind == ArithmeticKind::multiply ? isa().scaled_product : isa().scaled_sum;
   const float a = op.primary.scale, b = op.kind == ArithmeticKind::subtract ? -op.secondary.scale : op.secondary.scale;
+  const EpilogueStage stage(epilogue, result.pixels(), result.channels);
   return function_kernel([=, bias = op.bias](const KernelCall& call) {
-    parallel_ranges(elements, 1, [&](std::size_t begin, std::size_t end, int) {
+    parallel_ranges(result.pixels(), result.channels, [&](std::size_t first, std::size_t last, int) {
+      const std::size_t begin = first * result.channels, end = last * result.channels;
       function(a, call.input<float>(0) + begin, b, call.input<float>(1) + begin, bias, call.output<float>(0) + begin, end - begin);
+      stage.apply(call, 0, call.output<float>(0) + begin, last - first, {0, result.channels}, nullptr);
     });
   });
 }
@@ -216,8 +220,9 @@ class BroadcastGradient {
 std::unique_ptr<Kernel> make_kernel(const ArithmeticOp& op, const OperandShapes& shapes) {
   const Strides plain = Strides::of(shapes.outputs[0]);
   const bool is_plain = Strides::of(shapes.inputs[0], op.primary) == plain && Strides::of(shapes.inputs[1], op.secondary) == plain;
-  if (is_plain && !op.clamps() && op.kind <= ArithmeticKind::multiply) return plain_arithmetic(op, shapes.outputs[0].count());
-  return function_kernel([op, result = shapes.outputs[0], x = Strides::of(shapes.inputs[0], op.primary),
+  const Epilogue epilogue{.neuron = op.neuron, .is_gradient = op.is_neuron_gradient};
+  if (is_plain && !op.clamps() && op.kind <= ArithmeticKind::multiply) return plain_arithmetic(op, shapes.outputs[0], epilogue);
+  auto kernel = function_kernel([op, result = shapes.outputs[0], x = Strides::of(shapes.inputs[0], op.primary),
                           y = Strides::of(shapes.inputs[1], op.secondary)](const KernelCall& call) {
     with_function(op, [&](auto f) {
       const auto run = [&](auto g) {
@@ -230,6 +235,7 @@ std::unique_ptr<Kernel> make_kernel(const ArithmeticOp& op, const OperandShapes&
       else run(f);
     });
   });
+  return with_epilogue(std::move(kernel), epilogue, shapes.outputs[0].pixels(), shapes.outputs[0].channels);
 }
 
 std::unique_ptr<Kernel> make_kernel(const ArithmeticGradientOp& op, const OperandShapes& shapes) {

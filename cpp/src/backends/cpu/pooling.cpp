@@ -2,6 +2,7 @@
 #include <limits>
 #include <vector>
 
+#include "backends/cpu/epilogue.hpp"
 #include "backends/cpu/isa/isa.hpp"
 #include "backends/cpu/kernels.hpp"
 #include "backends/cpu/loops.hpp"
@@ -55,8 +56,8 @@ AxisTaps axis_taps(const PoolingOp& op, const Axis& axis, int zero_pad, bool is_
 /// One pass of a pooling over all rows of its result.
 class PoolingRows {
  public:
-  PoolingRows(const PoolingOp& op, PoolingPass pass, const Shape& from, const Shape& to, bool is_gradient)
-      : pass_(pass), from_(from), to_(to),
+  PoolingRows(const PoolingOp& op, PoolingPass pass, const Shape& from, const Shape& to, bool is_gradient, const Epilogue& epilogue)
+      : pass_(pass), from_(from), to_(to), stage_(epilogue, to.pixels(), to.channels),
         y_(axis_taps(op, op.window.y, op.zero_pad_y, is_gradient, static_cast<std::size_t>(from.width) * from.channels, op.window.x.kernel)),
         x_(axis_taps(op, op.window.x, op.zero_pad_x, is_gradient, from.channels, 1)), is_gradient_(is_gradient) {
     if (to.images * to.height < kFewRows && to.channels > kSliceChannels) slices_ = ceil_divide(to.channels, kSliceChannels);
@@ -67,7 +68,7 @@ class PoolingRows {
   }
 
   /// `row` names the operands; its other members are filled in here. `saved_bytes`: of a winner.
-  void run(PoolingRow row, std::size_t saved_bytes) const {
+  void run(const KernelCall& call, PoolingRow row, std::size_t saved_bytes) const {
     float* result = row.result;
     char* saved = static_cast<char*>(row.saved);
     const PoolingRow operands = row;
@@ -79,8 +80,10 @@ class PoolingRows {
         own.saved = saved ? saved + at * saved_bytes : nullptr;
         if (own.x) own.x += at;
         run_row(own, task / slices_, task % slices_, saved_bytes);
+        if (slices_ == 1 && !stage_.is_empty()) stage_.apply(call, 0, own.result, to_.width, {0, to_.channels}, nullptr);
       }
     });
+    if (slices_ > 1 && !stage_.is_empty()) stage_.behind(call, nullptr);
   }
 
  private:
@@ -125,6 +128,7 @@ class PoolingRows {
 
   PoolingPass pass_;
   Shape from_, to_;
+  EpilogueStage stage_;
   AxisTaps y_, x_;
   bool is_gradient_;
   int slices_ = 1;
@@ -136,15 +140,15 @@ class PoolingRows {
 class MaximumPooling final : public Kernel {
  public:
   MaximumPooling(const PoolingOp& op, const Shape& source, const Shape& result)
-      : bytes_(winner_bytes(op.window)), plain_(op, PoolingPass::maximum, source, result, false),
-        saving_(op, bytes_ == 1 ? PoolingPass::maximum_in_bytes : PoolingPass::maximum_in_words, source, result, false) {}
+      : bytes_(winner_bytes(op.window)), plain_(op, PoolingPass::maximum, source, result, false, {}),
+        saving_(op, bytes_ == 1 ? PoolingPass::maximum_in_bytes : PoolingPass::maximum_in_words, source, result, false, {}) {}
 
   std::string algorithm() const override { return std::string("direct, ") + isa().name; }
-  void run(const KernelCall& call) override { run(call.input<float>(0), call.output<float>(0), call.saved); }
-  void run(const float* source, float* result, void* saved) const {
+  void run(const KernelCall& call) override { run(call, call.input<float>(0), call.output<float>(0), call.saved); }
+  void run(const KernelCall& call, const float* source, float* result, void* saved) const {
     PoolingRow row{};
     row.values = source, row.result = result, row.saved = saved;
-    (saved ? saving_ : plain_).run(row, bytes_);
+    (saved ? saving_ : plain_).run(call, row, bytes_);
   }
 
  private:
@@ -155,19 +159,19 @@ class MaximumPooling final : public Kernel {
 /// The gradient of max pooling: each source pixel asks the windows that read it whether it won, and is written once.
 class MaximumPoolingGradient final : public Kernel {
  public:
-  MaximumPoolingGradient(const PoolingOp& op, const Shape& result, const Shape& source, bool has_source)
+  MaximumPoolingGradient(const PoolingOp& op, const Shape& result, const Shape& source, bool has_source, const Epilogue& epilogue)
       : bytes_(winner_bytes(op.window)), winners_bytes_(has_source ? result.count() * bytes_ : 0), forward_(op, source, result),
-        gradient_(op, bytes_ == 1 ? PoolingPass::maximum_gradient_in_bytes : PoolingPass::maximum_gradient_in_words, result, source, true) {}
+        gradient_(op, bytes_ == 1 ? PoolingPass::maximum_gradient_in_bytes : PoolingPass::maximum_gradient_in_words, result, source, true, epilogue) {}
 
   std::string algorithm() const override { return std::string("direct, ") + isa().name; }
   /// Winners are worked out again where the forward pass left none.
   std::size_t scratch_bytes() const override { return winners_bytes_; }
   void run(const KernelCall& call) override {
-    if (!call.saved) forward_.run(call.input<float>(1), nullptr, call.scratch);
+    if (!call.saved) forward_.run(call, call.input<float>(1), nullptr, call.scratch);
     PoolingRow row{};
     row.values = call.input<float>(0), row.result = call.output<float>(0);
     row.winners = call.saved ? call.saved : call.scratch;
-    gradient_.run(row, bytes_);
+    gradient_.run(call, row, bytes_);
   }
 
  private:
@@ -179,15 +183,15 @@ class MaximumPoolingGradient final : public Kernel {
 /// Average and L2 pooling and their gradients.
 class SumPooling final : public Kernel {
  public:
-  SumPooling(const PoolingOp& op, PoolingPass pass, const Shape& from, const Shape& to, bool is_gradient)
-      : rows_(op, pass, from, to, is_gradient), needs_norms_(pass == PoolingPass::l2_norm_gradient) {}
+  SumPooling(const PoolingOp& op, PoolingPass pass, const Shape& from, const Shape& to, bool is_gradient, const Epilogue& epilogue)
+      : rows_(op, pass, from, to, is_gradient, epilogue), needs_norms_(pass == PoolingPass::l2_norm_gradient) {}
 
   std::string algorithm() const override { return std::string("direct, ") + isa().name; }
   void run(const KernelCall& call) override {
     PoolingRow row{};
     row.values = call.input<float>(0), row.result = call.output<float>(0);
     if (needs_norms_) row.x = call.input<float>(1), row.norms = call.input<float>(2);
-    rows_.run(row, 0);
+    rows_.run(call, row, 0);
   }
 
  private:
@@ -205,17 +209,18 @@ std::unique_ptr<Kernel> make_kernel(const PoolingOp& op, const OperandShapes& sh
   const Shape &source = shapes.inputs[0], &result = shapes.outputs[0];
   if (op.kind == PoolingKind::max) return std::make_unique<MaximumPooling>(op, source, result);
   const auto pass = op.kind == PoolingKind::average ? PoolingPass::average : PoolingPass::l2_norm;
-  return std::make_unique<SumPooling>(op, pass, source, result, false);
+  return std::make_unique<SumPooling>(op, pass, source, result, false, Epilogue{});
 }
 
 std::unique_ptr<Kernel> make_kernel(const PoolingGradientOp& op, const OperandShapes& shapes) {
   const Shape &result = shapes.inputs[0], &source = shapes.outputs[0];
+  const Epilogue epilogue{.neuron = op.neuron, .is_gradient = true};
   if (op.forward.kind == PoolingKind::max) {
     const bool has_source = shapes.inputs.size() > 1 && shapes.inputs[1].channels > 0;
-    return std::make_unique<MaximumPoolingGradient>(op.forward, result, source, has_source);
+    return std::make_unique<MaximumPoolingGradient>(op.forward, result, source, has_source, epilogue);
   }
   const auto pass = op.forward.kind == PoolingKind::average ? PoolingPass::average_gradient : PoolingPass::l2_norm_gradient;
-  return std::make_unique<SumPooling>(op.forward, pass, result, source, true);
+  return std::make_unique<SumPooling>(op.forward, pass, result, source, true, epilogue);
 }
 
 }  // namespace mpsnn::cpu
