@@ -187,7 +187,7 @@ class WinogradWeightGradient final : public Kernel {
 }  // namespace
 
 bool splits_winograd_weight_gradient(const ConvolutionGeometry& geometry) {
-  const int channels = geometry.window.y.kernel == 5 ? 16 : 32;
+  const int channels = geometry.window.y.kernel == 5 ? 24 : 32;
   return isa().matrix_unit && std::min(geometry.input_channels, geometry.output_channels) / geometry.groups >= channels;
 }
 
