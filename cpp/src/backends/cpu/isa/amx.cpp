@@ -110,6 +110,7 @@ void open() {
 }
 void close() { _tile_release(); }
 
+constexpr std::size_t kShortSteps = 2;
 constexpr std::size_t kTurns = 5;  ///< of Meanwhile in each step of a block
 
 /// One or two tiles each way.
@@ -227,14 +228,18 @@ void block(const SplitProduct& product, int row, int column, Meanwhile& meanwhil
 void multiply(const SplitProduct& product) {
   const std::size_t blocks = ((product.rows + 2 * kRows - 1) / (2 * kRows)) * ((product.columns + 2 * kColumns - 1) / (2 * kColumns));
   Meanwhile meanwhile(product.meanwhile, blocks * product.steps * kTurns);
-  for (int column = 0; column < product.columns; column += 2 * kColumns) {
-    const bool is_wide = product.columns - column > kColumns;
-    for (int row = 0; row < product.rows; row += 2 * kRows) {
-      const bool is_high = product.rows - row > kRows;
-      if (is_wide) is_high ? block<2, 2>(product, row, column, meanwhile) : block<1, 2>(product, row, column, meanwhile);
-      else is_high ? block<2, 1>(product, row, column, meanwhile) : block<1, 1>(product, row, column, meanwhile);
-    }
-  }
+  const auto multiply_block = [&](int row, int column) {
+    const bool is_wide = product.columns - column > kColumns, is_high = product.rows - row > kRows;
+    if (is_wide) is_high ? block<2, 2>(product, row, column, meanwhile) : block<1, 2>(product, row, column, meanwhile);
+    else is_high ? block<2, 1>(product, row, column, meanwhile) : block<1, 1>(product, row, column, meanwhile);
+  };
+  // Either operand stays in the first-level cache for a while. Short sums are written fast, and fastest along their rows.
+  if (product.steps <= kShortSteps)
+    for (int row = 0; row < product.rows; row += 2 * kRows)
+      for (int column = 0; column < product.columns; column += 2 * kColumns) multiply_block(row, column);
+  else
+    for (int column = 0; column < product.columns; column += 2 * kColumns)
+      for (int row = 0; row < product.rows; row += 2 * kRows) multiply_block(row, column);
   meanwhile.finish();
 }
 
