@@ -101,9 +101,19 @@ class PackedVersion {
 void fold_repetitions(const EnlargedAxis& y, const EnlargedAxis& x, int height, int width, int images, int channels,
                       const float* bias, const float* enlarged, float* result);
 
+/// Pixels with all their channels that fill whole vectors together, for sums over pixels: rows are added up, and folded at the end.
+struct PixelRow {
+  explicit PixelRow(int channels);
+  int channels, pixels = 1, floats;
+  /// sums[0 ... floats) += `count` pixels
+  void add(const float* values, std::size_t count, float* sums) const;
+  /// result[c] := the sum of all parts of `sums`
+  void fold(const float* sums, std::size_t parts, float* result) const;
+};
+
 /// result[c] = sum over pixels of values[p * channels + c], in parts that depend on the counts alone. `partial` holds
-/// pixel_sum_parts() x channels floats.
-std::size_t pixel_sum_parts(std::size_t pixels);
+/// pixel_sum_floats() floats.
+std::size_t pixel_sum_floats(std::size_t pixels, int channels);
 void sum_pixels(const float* values, std::size_t pixels, int channels, float* partial, float* result);
 
 /// The gradient of the bias, which every weight gradient computes beside its own: the sum of operand 0 over its pixels. Of a transposed
@@ -111,7 +121,7 @@ void sum_pixels(const float* values, std::size_t pixels, int channels, float* pa
 class BiasGradient {
  public:
   BiasGradient(const ConvolutionGeometry& geometry, int images, bool is_transposed);
-  std::size_t scratch_floats() const { return pixel_sum_parts(pixels_) * channels_; }
+  std::size_t scratch_floats() const { return pixel_sum_floats(pixels_, channels_); }
   /// Nothing where nobody needs it.
   void run(const KernelCall& call, float* scratch) const;
 

@@ -67,6 +67,7 @@ class WeightGradientKernel final : public Kernel {
         outputs_(geometry.output_channels / geometry.groups),
         padded_(round_up(outputs_, isa_.lanes)),
         depth_(source_.depth()),
+        pixel_row_(geometry.output_channels),
         columns_(std::max(0, geometry.window.x.output)),
         lines_(std::size_t(std::max(0, images)) * std::max(0, geometry.window.y.output)) {
     choose_parts();
@@ -82,15 +83,17 @@ class WeightGradientKernel final : public Kernel {
   }
 
   void run(const KernelCall& call) override {
-    float* scratch = static_cast<float*>(call.scratch);
-    bias_.run(call, scratch + bias_offset_);
-    float* weights = call.output<float>(0);
+    float *scratch = static_cast<float*>(call.scratch), *weights = call.output<float>(0);
+    // Its pixels are summed while they are in the cache, where a task reads all of their channels.
+    float* bias = weights && incoming_ == 0 && cut_.columns == 1 ? call.output<float>(1) : nullptr;
+    if (!bias) bias_.run(call, scratch + bias_offset_);
     if (!weights) return;
     const float *incoming = call.input<float>(incoming_), *source = call.input<float>(1 - incoming_);
     float* sums = writes_in_place_ ? weights : scratch + sums_offset_;
     parallel_for(std::size_t(cut_.lines) * cut_.rows * cut_.columns, [&](std::size_t task, int thread) {
-      run_task(task, incoming, source, sums, scratch + threads_offset_ + thread * thread_.floats());
+      run_task(task, incoming, source, sums, bias ? scratch + bias_offset_ : nullptr, scratch + threads_offset_ + thread * thread_.floats());
     });
+    if (bias) pixel_row_.fold(scratch + bias_offset_, cut_.lines, bias);
     if (writes_in_place_) return;
     const std::size_t strips = ceil_divide(outputs_, kStrip), blocks = ceil_divide(depth_, kStripRows);
     parallel_for(geometry_.groups * strips * blocks, [&](std::size_t task, int) {
@@ -147,7 +150,7 @@ class WeightGradientKernel final : public Kernel {
     lines_offset_ = thread_.add(block_lines_ * sizeof(const float*) / sizeof(float));
     if (packs_ || outputs_ != padded_) packed_offset_ = thread_.add(std::size_t(kChain) * round_up(std::min(padded_, kOutputs), panel));
     threads_offset_ = scratch_.add(round_up<std::size_t>(thread_.floats(), 16) * max_thread_count());
-    bias_offset_ = scratch_.add(bias_.scratch_floats());
+    bias_offset_ = scratch_.add(std::max<std::size_t>(bias_.scratch_floats(), std::size_t(cut_.lines) * pixel_row_.floats));
     if (!writes_in_place_) sums_offset_ = scratch_.add(part_floats() * cut_.lines);
   }
 
@@ -158,7 +161,7 @@ class WeightGradientKernel final : public Kernel {
   }
   std::size_t sum_stride() const { return writes_in_place_ ? layout_.input : padded_; }
 
-  void run_task(std::size_t task, const float* incoming, const float* source, float* sums, float* scratch) const {
+  void run_task(std::size_t task, const float* incoming, const float* source, float* sums, float* bias_sums, float* scratch) const {
     const int row_part = static_cast<int>(task % cut_.rows), column_part = static_cast<int>(task / cut_.rows % cut_.columns);
     const std::size_t part = task / cut_.rows / cut_.columns;
     const Range rows{static_cast<int>(part_begin(depth_, row_part, cut_.rows)), static_cast<int>(part_begin(depth_, row_part + 1, cut_.rows))};
@@ -167,6 +170,8 @@ class WeightGradientKernel final : public Kernel {
                         static_cast<int>(part_begin(panels, column_part + 1, cut_.columns)) * isa_.lanes};
     if (!writes_in_place_) sums += part * part_floats();
     const std::size_t begin = part_begin(units_, part, cut_.lines), end = part_begin(units_, part + 1, cut_.lines);
+    bias_sums = bias_sums && row_part == 0 ? bias_sums + part * pixel_row_.floats : nullptr;
+    if (bias_sums) std::fill_n(bias_sums, pixel_row_.floats, 0.0f);
     if (begin == end || columns_ == 0) return clear(sums, rows, columns);
     auto** patches = reinterpret_cast<const float**>(scratch + lines_offset_);
     bool is_first = true;
@@ -183,6 +188,7 @@ class WeightGradientKernel final : public Kernel {
           look_ahead(chain, rows, columns, incoming, source, product);
           product.overwrites = is_first;
           add_chain(chain, column - all.begin, rows, columns, incoming, sums, scratch, product);
+          if (bias_sums) pixel_row_.add(incoming + chain.first_pixel * geometry_.output_channels, chain.pixels(), bias_sums);
           is_first = false;
         }
       }
@@ -302,7 +308,9 @@ class WeightGradientKernel final : public Kernel {
   WeightLayout layout_;
   int images_;
   SourceLines source_;
-  int outputs_, padded_, depth_, columns_;
+  int outputs_, padded_, depth_;
+  PixelRow pixel_row_;  ///< of the incoming gradient
+  int columns_;
   std::size_t lines_;
   Cut cut_;
   bool is_flat_ = false, writes_in_place_ = false, packs_ = true;
@@ -328,30 +336,40 @@ std::unique_ptr<Kernel> make_weight_gradient(const ConvolutionGeometry& geometry
   return explain(std::make_unique<WeightGradientKernel>(geometry, layout, images, is_transposed), choice);
 }
 
-std::size_t pixel_sum_parts(std::size_t pixels) { return std::clamp<std::size_t>(pixels / 2048, 1, 64); }
+static std::size_t pixel_sum_parts(std::size_t pixels) { return std::clamp<std::size_t>(pixels / 2048, 1, 64); }
+
+std::size_t pixel_sum_floats(std::size_t pixels, int channels) { return pixel_sum_parts(pixels) * PixelRow(channels).floats; }
 
 void sum_pixels(const float* values, std::size_t pixels, int channels, float* partial, float* result) {
   constexpr std::size_t kChain = 256;
-  constexpr int kMostFloats = 1024;
   const std::size_t parts = pixel_sum_parts(pixels);
-  // Several pixels that fill whole vectors are taken as one, with all their channels.
-  const int whole = std::lcm(channels, isa().lanes), pixels_of_row = channels > 0 && whole <= kMostFloats ? whole / channels : 1, row = pixels_of_row * channels;
+  const PixelRow row(channels);
   parallel_for(parts, [&](std::size_t part, int) {
-    alignas(64) float row_sum[kMostFloats];
-    float *sum = partial + part * channels, *sum_of_rows = pixels_of_row == 1 ? sum : row_sum;
-    std::fill_n(sum_of_rows, row, 0.0f);
-    const std::size_t begin = part_begin(pixels, part, parts), end = part_begin(pixels, part + 1, parts), rows = (end - begin) / pixels_of_row;
-    for (std::size_t i = 0; i < rows; i += kChain)
-      isa().sum_rows(row, std::min(kChain, rows - i), values + begin * channels + i * row, row, sum_of_rows);
-    if (pixels_of_row == 1) return;
-    std::copy_n(row_sum, channels, sum);
-    isa().sum_rows(channels, pixels_of_row - 1, row_sum + channels, channels, sum);
-    const std::size_t rest = begin + rows * pixels_of_row;
-    isa().sum_rows(channels, end - rest, values + rest * channels, channels, sum);
+    float* sum = partial + part * row.floats;
+    std::fill_n(sum, row.floats, 0.0f);
+    const std::size_t end = part_begin(pixels, part + 1, parts), chain = kChain * row.pixels;
+    for (std::size_t pixel = part_begin(pixels, part, parts); pixel < end; pixel += chain)
+      row.add(values + pixel * channels, std::min(chain, end - pixel), sum);
   });
-  std::copy_n(partial, channels, result);
-  for (std::size_t part = 1; part < parts; ++part)
-    for (int c = 0; c < channels; ++c) result[c] += partial[part * channels + c];
+  row.fold(partial, parts, result);
+}
+
+PixelRow::PixelRow(int channels) : channels(channels) {
+  constexpr int kMostFloats = 1024;
+  const int whole = std::lcm(channels, isa().lanes);
+  if (channels > 0 && whole <= kMostFloats) pixels = whole / channels;
+  floats = pixels * channels;
+}
+
+void PixelRow::add(const float* values, std::size_t count, float* sums) const {
+  const std::size_t rows = count / pixels, rest = count % pixels;
+  isa().sum_rows(floats, rows, values, floats, sums);
+  if (rest > 0) isa().sum_rows(channels, rest, values + rows * floats, channels, sums);
+}
+
+void PixelRow::fold(const float* sums, std::size_t parts, float* result) const {
+  std::copy_n(sums, channels, result);
+  isa().sum_rows(channels, parts * pixels - 1, sums + channels, channels, result);
 }
 
 BiasGradient::BiasGradient(const ConvolutionGeometry& geometry, int images, bool is_transposed)

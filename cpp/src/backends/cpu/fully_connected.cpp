@@ -171,7 +171,7 @@ class FullyConnectedDataGradient final : public Kernel {
 class FullyConnectedWeightGradient final : public Kernel {
  public:
   FullyConnectedWeightGradient(int inputs, int outputs, int images) : inputs_(inputs), outputs_(outputs), images_(images) {}
-  std::size_t scratch_bytes() const override { return pixel_sum_parts(images_) * outputs_ * sizeof(float); }
+  std::size_t scratch_bytes() const override { return pixel_sum_floats(images_, outputs_) * sizeof(float); }
   std::string algorithm() const override { return std::string("outer products, streamed, ") + isa().name; }
 
   void run(const KernelCall& call) override {

@@ -113,7 +113,7 @@ class SplitFullyConnectedDataGradient final : public Kernel {
   }
 
  private:
-  static constexpr int kUnit = 2 * kColumns, kStretch = 8 * kUnit, kFewestTasks = 8, kRowBlock = 128;
+  static constexpr int kUnit = 2 * kColumns, kStretch = 8 * kUnit, kFewestTasks = 12, kRowBlock = 128;
   static constexpr std::size_t kTileElements = kParts * kRowBlock * kColumns, kThreadFloats = kTileElements * (kStretch / kColumns) / 2;
 
   void multiply(const std::uint16_t* left, const float* weights, int columns, const float* bias, std::uint16_t* right, float* result) const {

@@ -159,6 +159,7 @@ class VectorWinograd final : public WinogradKernel {
     blocks_ = std::max(blocks_, std::min(few, tiles_.count() / rows_));
     is_stored_ = blocks_ > 2;
     if (is_stored_) blocks_ = std::max(blocks_, blocks_of(isa_.lanes * kLaneFloats / tile_floats));
+    if (blocks_ > kBlocks) blocks_ = round_up<std::size_t>(blocks_, 2);  // two threads end together
     block_ = blocks_ == 0 ? 1 : static_cast<int>((tiles_.count() + blocks_ - 1) / blocks_);
     shares_tiles_ = chunks_ == 1 && blocks_ >= kBlocks;
     v_step_ = winograd_step(std::size_t(block_) * chunk_);
