@@ -21,11 +21,12 @@ void merge(double& count, double* mean, double* squares, double other_count, con
 void part_statistics(const PixelParts& parts, const float* x, std::size_t begin, std::size_t end, double* mean, double* squares) {
   const std::size_t stride = parts.channels;
   std::fill_n(mean, 2 * stride, 0.0);
-  for (int first = 0; first < parts.channels; first += kChannelBlock) {
-    const int channels = std::min(kChannelBlock, parts.channels - first);
-    double count = 0;
-    parts.for_each_run(begin, end, [&](std::size_t from, std::size_t to) {
-      const std::size_t pixels = to - from;
+  double count = 0;
+  parts.for_each_run(begin, end, [&](std::size_t from, std::size_t to) {
+    const std::size_t pixels = to - from;
+    double total = 0;
+    for (int first = 0; first < parts.channels; first += kChannelBlock) {
+      const int channels = std::min(kChannelBlock, parts.channels - first);
       float center[kChannelBlock], deviations[kChannelBlock] = {}, squared[kChannelBlock] = {};
       double run_mean[kChannelBlock], run_squares[kChannelBlock];
       const float* data = x + from * stride + first;
@@ -37,9 +38,11 @@ void part_statistics(const PixelParts& parts, const float* x, std::size_t begin,
         run_mean[c] = center[c] + rest;
         run_squares[c] = squared[c] - rest * deviations[c];
       }
-      merge(count, mean + first, squares + first, static_cast<double>(pixels), run_mean, run_squares, channels);
-    });
-  }
+      total = count;
+      merge(total, mean + first, squares + first, static_cast<double>(pixels), run_mean, run_squares, channels);
+    }
+    count = total;
+  });
 }
 
 void part_products(const PixelParts& parts, const float* e, const float* x, const ChannelNormalization& n, std::size_t begin, std::size_t end,
@@ -47,19 +50,19 @@ void part_products(const PixelParts& parts, const float* e, const float* x, cons
   const std::size_t stride = parts.channels;
   std::fill_n(sums, stride, 0.0);
   std::fill_n(products, stride, 0.0);
-  for (int first = 0; first < parts.channels; first += kChannelBlock) {
-    const int channels = std::min(kChannelBlock, parts.channels - first);
-    ChannelNormalization block = n;
-    block.mean += first;
-    if (n.has_relu) block.scale += first, block.beta += first;
-    parts.for_each_run(begin, end, [&](std::size_t from, std::size_t to) {
-      float run_sums[kChannelBlock], run_products[kChannelBlock];
+  parts.for_each_run(begin, end, [&](std::size_t from, std::size_t to) {
+    for (int first = 0; first < parts.channels; first += kChannelBlock) {
+      const int channels = std::min(kChannelBlock, parts.channels - first);
+      ChannelNormalization block = n;
+      block.mean += first;
+      if (n.has_relu) block.scale += first, block.beta += first;
+      float run_sums[kChannelBlock] = {}, run_products[kChannelBlock] = {};
       const std::size_t at = from * stride + first;
-      isa().sum_gradient(e + at, x + at, stride, to - from, block, run_sums, run_products, channels);
+      isa().add_gradient(e + at, x + at, stride, to - from, block, run_sums, run_products, channels);
       for (int c = 0; c < channels; ++c) sums[first + c] += run_sums[c];
       for (int c = 0; c < channels; ++c) products[first + c] += run_products[c];
-    });
-  }
+    }
+  });
 }
 
 }  // namespace mpsnn::cpu

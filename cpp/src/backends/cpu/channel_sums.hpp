@@ -11,8 +11,8 @@
 /// Sums over the pixels of an image, one per channel, for the normalizations and reductions.
 namespace mpsnn::cpu {
 
-/// Channels whose sums one inner loop keeps: three arrays of this length stay in the first-level cache.
-constexpr int kChannelBlock = 64;
+/// Channels whose sums are kept at a time, on the stack.
+constexpr int kChannelBlock = 256;
 
 /// How the pixels of a batch are shared out when they are summed: into parts, whose sums are added in order at the end, and
 /// parts into runs short enough for float sums and for the second look at a run to find it in the cache.
@@ -22,8 +22,8 @@ struct PixelParts {
   std::size_t pixels_per_part;
 
   explicit PixelParts(const Shape& shape) : pixels(shape.pixels()), channels(shape.channels) {
-    // 8 Ki floats of a block of channels are 32 KiB; 512 pixels at most, for float sums.
-    run = std::clamp<std::size_t>(8192 / std::clamp(channels, 1, kChannelBlock), 32, 512);
+    // 16 Ki floats of both images are 128 KiB; 512 pixels at most, for float sums.
+    run = std::clamp<std::size_t>(16384 / std::max(channels, 1), 16, 512);
     // 64 parts at most: their sums are 64 * 2 * channels doubles. A function of the shape alone, for the same bits always.
     const std::size_t wanted = std::clamp<std::size_t>(shape.count() / 32768, 1, 64);
     pixels_per_part = std::max<std::size_t>(1, (pixels + wanted - 1) / wanted);

@@ -40,9 +40,10 @@ void EpilogueStage::apply(const KernelCall& call, std::size_t part, float* value
 
 void EpilogueStage::end(const KernelCall& call, std::size_t parts, const float* sums) const {
   if (!epilogue_.has_statistics) return;
-  parallel_for(ceil_divide(channels_, kChannelBlock), [&](std::size_t block, int) {
-    const int first = static_cast<int>(block) * kChannelBlock, channels = std::min(kChannelBlock, channels_ - first);
-    double mean[kChannelBlock] = {}, squares[kChannelBlock] = {}, part_mean[kChannelBlock], part_squares[kChannelBlock], total = 0;
+  constexpr int kTaskChannels = 64;
+  parallel_for(ceil_divide(channels_, kTaskChannels), [&](std::size_t task, int) {
+    const int first = static_cast<int>(task) * kTaskChannels, channels = std::min(kTaskChannels, channels_ - first);
+    double mean[kTaskChannels] = {}, squares[kTaskChannels] = {}, part_mean[kTaskChannels], part_squares[kTaskChannels], total = 0;
     for (std::size_t part = 0; part < parts; ++part) {
       const float* middle = center(const_cast<float*>(sums), part) + first;
       const double pixels = *count(const_cast<float*>(sums), part);

@@ -372,50 +372,59 @@ void drop(const PixelMask& mask, const float* __restrict from, float* __restrict
 
 // --- normalization
 
-/// A ReLU behind a normalization, worked out again from the normalized value.
-inline float rectified(float t, float slope) { return t < 0 ? (slope == 0 ? 0.0f : slope * t) : t; }
+/// Calls body(first channel, channels) for each vector of each pixel's channels.
+template <class Body>
+inline __attribute__((always_inline)) void for_each_vector(std::size_t pixels, int channels, Body body) {
+  for (std::size_t p = 0; p < pixels; ++p) {
+    const std::size_t first = p * channels;
+    int c = 0;
+    for (; c + kLanes <= channels; c += kLanes) body(first + c, c, kLanes);
+    if (c < channels) body(first + c, c, channels - c);
+  }
+}
+inline __attribute__((always_inline)) Vector load_up_to(const float* p, int count) { return count == kLanes ? load(p) : load_part(p, count); }
+inline __attribute__((always_inline)) void store_up_to(float* p, Vector v, int count) { count == kLanes ? store(p, v) : store_part(p, v, count); }
 
 template <bool kRectifies>
-void normalize_pixels(const float* __restrict x, float* __restrict y, std::size_t pixels, int channels, const ChannelNormalization& n) {
-  const float *__restrict mean = n.mean, *__restrict scale = n.scale, *__restrict beta = n.beta;
+void normalize_pixels(const float* x, float* y, std::size_t pixels, int channels, const ChannelNormalization& n) {
   const float slope = n.slope;
-  for (std::size_t p = 0; p < pixels; ++p, x += channels, y += channels)
-    for (int c = 0; c < channels; ++c) {
-      const float t = (x[c] - mean[c]) * scale[c] + beta[c];
-      y[c] = kRectifies ? rectified(t, slope) : t;
-    }
+  for_each_vector(pixels, channels, [&](std::size_t i, int c, int count) __attribute__((always_inline)) {
+    fetch_ahead(x + i);
+    fetch_ahead(y + i);
+    Vector t = (load_up_to(x + i, count) - load_up_to(n.mean + c, count)) * load_up_to(n.scale + c, count) + load_up_to(n.beta + c, count);
+    if (kRectifies) t = t < Vector{} ? (slope == 0 ? Vector{} : slope * t) : t;
+    store_up_to(y + i, t, count);
+  });
 }
 
 void normalize(const float* x, float* y, std::size_t pixels, int channels, const ChannelNormalization& n) {
   n.has_relu ? normalize_pixels<true>(x, y, pixels, channels, n) : normalize_pixels<false>(x, y, pixels, channels, n);
 }
 
-/// The gradient that reaches the normalized value.
+/// The gradient that reaches the normalized value, whose ReLU is worked out again.
 template <bool kRectifies>
-inline float behind_relu(float e, float x, float mean, float scale, float beta, float slope) {
-  if (!kRectifies) return e;
-  return (x - mean) * scale + beta >= 0 ? e : slope * e;
+inline __attribute__((always_inline)) Vector behind_relu(Vector e, Vector deviation, Vector scale, Vector beta, float slope) {
+  return kRectifies ? (deviation * scale + beta >= Vector{} ? e : slope * e) : e;
 }
 
-/// In place, `e` is not looked at.
-template <bool kRectifies, bool kInPlace>
-void normalize_gradient_pixels(const float* __restrict e, const float* __restrict x, float* __restrict gradient, std::size_t pixels,
-                               int channels, const ChannelNormalization& n, const float* __restrict constant,
-                               const float* __restrict factor) {
-  const float *__restrict mean = n.mean, *__restrict scale = n.scale, *__restrict beta = n.beta;
-  const float slope = n.slope;
-  for (std::size_t p = 0; p < pixels; ++p, e += channels, x += channels, gradient += channels)
-    for (int c = 0; c < channels; ++c) {
-      const float incoming = behind_relu<kRectifies>(kInPlace ? gradient[c] : e[c], x[c], mean[c], scale[c], beta[c], slope);
-      gradient[c] = scale[c] * ((incoming - constant[c]) - (x[c] - mean[c]) * factor[c]);
-    }
+template <bool kRectifies>
+void normalize_gradient_pixels(const float* e, const float* x, float* gradient, std::size_t pixels, int channels, const ChannelNormalization& n,
+                               const float* constant, const float* factor) {
+  for_each_vector(pixels, channels, [&](std::size_t i, int c, int count) __attribute__((always_inline)) {
+    fetch_ahead(e + i);
+    fetch_ahead(x + i);
+    fetch_ahead(gradient + i);
+    const Vector deviation = load_up_to(x + i, count) - load_up_to(n.mean + c, count), scale = load_up_to(n.scale + c, count);
+    const Vector beta = kRectifies ? load_up_to(n.beta + c, count) : Vector{};
+    const Vector incoming = behind_relu<kRectifies>(load_up_to(e + i, count), deviation, scale, beta, n.slope);
+    store_up_to(gradient + i, scale * ((incoming - load_up_to(constant + c, count)) - deviation * load_up_to(factor + c, count)), count);
+  });
 }
 
 void normalize_gradient(const float* e, const float* x, float* gradient, std::size_t pixels, int channels, const ChannelNormalization& n,
                         const float* constant, const float* factor) {
-  const auto run = e == gradient ? (n.has_relu ? normalize_gradient_pixels<true, true> : normalize_gradient_pixels<false, true>)
-                                 : (n.has_relu ? normalize_gradient_pixels<true, false> : normalize_gradient_pixels<false, false>);
-  run(e, x, gradient, pixels, channels, n, constant, factor);
+  n.has_relu ? normalize_gradient_pixels<true>(e, x, gradient, pixels, channels, n, constant, factor)
+             : normalize_gradient_pixels<false>(e, x, gradient, pixels, channels, n, constant, factor);
 }
 
 /// Calls body.template operator()<vectors>(first channel, channels of the last vector) for all channels, two vectors at a time: their
@@ -426,22 +435,24 @@ inline __attribute__((always_inline)) void for_each_columns(int channels, Body b
   for (; c + 2 * kLanes <= channels; c += 2 * kLanes) body.template operator()<2>(c, kLanes);
   for (; c < channels; c += kLanes) body.template operator()<1>(c, channels - c < kLanes ? channels - c : kLanes);
 }
-inline __attribute__((always_inline)) Vector load_up_to(const float* p, int count) { return count == kLanes ? load(p) : load_part(p, count); }
-inline __attribute__((always_inline)) void store_up_to(float* p, Vector v, int count) { count == kLanes ? store(p, v) : store_part(p, v, count); }
 
-/// Eight pixels at a time, which are eight streams: in a loop over all pixels for each column, most reads would wait for another page.
-/// And sums of eight make long sums a third as inexact.
+/// Calls add(first pixel, pixels) eight pixels at a time, which are eight streams: in a loop over all pixels for each column most reads would
+/// wait for another page. Sums of eight make long sums a third as inexact, too.
+constexpr std::size_t kPixelGroup = 8;
+template <class Add>
+inline __attribute__((always_inline)) void for_each_pixel_group(std::size_t pixels, Add add) {
+  for (std::size_t first = 0; first < pixels; first += kPixelGroup) add(first, pixels - first < kPixelGroup ? pixels - first : kPixelGroup);
+}
+inline __attribute__((always_inline)) void add_up_to(float* to, Vector v, int count) { store_up_to(to, load_up_to(to, count) + v, count); }
+
 void add_deviations(const float* x, std::size_t stride, std::size_t pixels, const float* center, float* deviations, float* squares,
                     int channels) {
-  constexpr std::size_t kPixels = 8;
-  for (std::size_t first = 0; first < pixels; first += kPixels) {
-    const float* group = x + first * stride;
-    const std::size_t count = pixels - first < kPixels ? pixels - first : kPixels;
+  for_each_pixel_group(pixels, [&](std::size_t first, std::size_t count) __attribute__((always_inline)) {
     for_each_columns(channels, [&]<int kCount>(int c, int last) __attribute__((always_inline)) {
       Vector middle[kCount], sum[kCount] = {}, square[kCount] = {};
 #pragma GCC unroll 2
       for (int v = 0; v < kCount; ++v) middle[v] = load_up_to(center + c + v * kLanes, last);
-      const float* from = group + c;
+      const float* from = x + first * stride + c;
       for (std::size_t p = 0; p < count; ++p, from += stride)
 #pragma GCC unroll 2
         for (int v = 0; v < kCount; ++v) {
@@ -451,44 +462,48 @@ void add_deviations(const float* x, std::size_t stride, std::size_t pixels, cons
         }
 #pragma GCC unroll 2
       for (int v = 0; v < kCount; ++v) {
-        float *d = deviations + c + v * kLanes, *s = squares + c + v * kLanes;
-        store_up_to(d, load_up_to(d, last) + sum[v], last);
-        store_up_to(s, load_up_to(s, last) + square[v], last);
+        add_up_to(deviations + c + v * kLanes, sum[v], last);
+        add_up_to(squares + c + v * kLanes, square[v], last);
       }
     });
-  }
-}
-
-template <bool kRectifies>
-void sum_gradient_pixels(const float* e, const float* x, std::size_t stride, std::size_t pixels, const ChannelNormalization& n, float* sums,
-                         float* products, int channels) {
-  const float slope = n.slope;
-  for_each_columns(channels, [&]<int kCount>(int c, int last) __attribute__((always_inline)) {
-    Vector mean[kCount], scale[kCount] = {}, beta[kCount] = {}, sum[kCount] = {}, product[kCount] = {};
-#pragma GCC unroll 2
-    for (int v = 0; v < kCount; ++v) {
-      mean[v] = load_up_to(n.mean + c + v * kLanes, last);
-      if (kRectifies) scale[v] = load_up_to(n.scale + c + v * kLanes, last), beta[v] = load_up_to(n.beta + c + v * kLanes, last);
-    }
-    const float *incoming = e + c, *from = x + c;
-    for (std::size_t p = 0; p < pixels; ++p, incoming += stride, from += stride)
-#pragma GCC unroll 2
-      for (int v = 0; v < kCount; ++v) {
-        Vector share = load_up_to(incoming + v * kLanes, last);
-        const Vector d = load_up_to(from + v * kLanes, last) - mean[v];
-        if (kRectifies) share = d * scale[v] + beta[v] >= Vector{} ? share : slope * share;
-        sum[v] += share;
-        product[v] += share * d;
-      }
-#pragma GCC unroll 2
-    for (int v = 0; v < kCount; ++v) store_up_to(sums + c + v * kLanes, sum[v], last), store_up_to(products + c + v * kLanes, product[v], last);
   });
 }
 
-void sum_gradient(const float* e, const float* x, std::size_t stride, std::size_t pixels, const ChannelNormalization& n, float* sums,
+template <bool kRectifies>
+void add_gradient_pixels(const float* e, const float* x, std::size_t stride, std::size_t pixels, const ChannelNormalization& n, float* sums,
+                         float* products, int channels) {
+  for_each_pixel_group(pixels, [&](std::size_t first, std::size_t count) __attribute__((always_inline)) {
+    for_each_columns(channels, [&]<int kCount>(int c, int last) __attribute__((always_inline)) {
+      Vector mean[kCount], scale[kCount] = {}, beta[kCount] = {}, sum[kCount] = {}, product[kCount] = {};
+#pragma GCC unroll 2
+      for (int v = 0; v < kCount; ++v) {
+        mean[v] = load_up_to(n.mean + c + v * kLanes, last);
+        if (kRectifies) scale[v] = load_up_to(n.scale + c + v * kLanes, last), beta[v] = load_up_to(n.beta + c + v * kLanes, last);
+      }
+      const float *incoming = e + first * stride + c, *from = x + first * stride + c;
+      for (std::size_t p = 0; p < count; ++p, incoming += stride, from += stride)
+#pragma GCC unroll 2
+        for (int v = 0; v < kCount; ++v) {
+          __builtin_prefetch(incoming + kPixelGroup * stride + v * kLanes);
+          __builtin_prefetch(from + kPixelGroup * stride + v * kLanes);
+          const Vector d = load_up_to(from + v * kLanes, last) - mean[v];
+          const Vector share = behind_relu<kRectifies>(load_up_to(incoming + v * kLanes, last), d, scale[v], beta[v], n.slope);
+          sum[v] += share;
+          product[v] += share * d;
+        }
+#pragma GCC unroll 2
+      for (int v = 0; v < kCount; ++v) {
+        add_up_to(sums + c + v * kLanes, sum[v], last);
+        add_up_to(products + c + v * kLanes, product[v], last);
+      }
+    });
+  });
+}
+
+void add_gradient(const float* e, const float* x, std::size_t stride, std::size_t pixels, const ChannelNormalization& n, float* sums,
                   float* products, int channels) {
-  n.has_relu ? sum_gradient_pixels<true>(e, x, stride, pixels, n, sums, products, channels)
-             : sum_gradient_pixels<false>(e, x, stride, pixels, n, sums, products, channels);
+  n.has_relu ? add_gradient_pixels<true>(e, x, stride, pixels, n, sums, products, channels)
+             : add_gradient_pixels<false>(e, x, stride, pixels, n, sums, products, channels);
 }
 
 }  // namespace

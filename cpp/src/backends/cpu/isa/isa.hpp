@@ -332,8 +332,8 @@ struct Isa {
   /// deviations[c] += the sum of x[c] - center[c] over pixels that lie `stride` floats apart; squares[c] += that of its square
   void (*add_deviations)(const float* x, std::size_t stride, std::size_t pixels, const float* center, float* deviations,
                          float* squares, int channels);
-  /// sums[c] := the sum of e'[c]; products[c] := the sum of e'[c] * (x[c] - mean[c])
-  void (*sum_gradient)(const float* e, const float* x, std::size_t stride, std::size_t pixels, const ChannelNormalization& n,
+  /// sums[c] += the sum of e'[c]; products[c] += the sum of e'[c] * (x[c] - mean[c])
+  void (*add_gradient)(const float* e, const float* x, std::size_t stride, std::size_t pixels, const ChannelNormalization& n,
                        float* sums, float* products, int channels);
 
   void (*const* pooling)(const PoolingRow&);  ///< by PoolingPass

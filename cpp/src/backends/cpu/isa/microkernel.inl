@@ -555,7 +555,7 @@ namespace {
 
 constexpr Isa make_isa(const char* name) {
   return {name, kRows, kVectors, kLanes, kRowTiles.tiles, kColumnTiles.tiles, kPieceTiles.tiles, kPieceTiles.sums, kPieceRows, sum_products, stream_product, depthwise_run, depthwise_sum, gather_vectors, row_products, weighted_rows, sum_rows, add_block,
-          count_bits<false>, count_bits<true>, neuron, neuron_gradient, scaled_sum, scaled_product, drop, normalize, normalize_gradient, add_deviations, sum_gradient,
+          count_bits<false>, count_bits<true>, neuron, neuron_gradient, scaled_sum, scaled_product, drop, normalize, normalize_gradient, add_deviations, add_gradient,
           kPoolingKernels, softmax, log_softmax, softmax_gradient, log_softmax_gradient, softmax_loss};
 }
 
