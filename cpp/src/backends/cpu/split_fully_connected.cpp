@@ -21,7 +21,7 @@ class SplitFullyConnectedForward final : public Kernel {
       : inputs_(inputs), outputs_(outputs), images_(images), width_(round_up(images, kColumns)),
         tile_(std::size_t(round_up(inputs, kDepth)) * (kParts * kColumns)) {
     source_offset_ = scratch_.add(tile_ * (width_ / kColumns) / 2);
-    thread_floats_ = kParts * kPart / 2 + kRowsOfBlock * width_ + std::max(kRowsOfBlock, kDepth) * width_;
+    thread_floats_ = 2 * kPartsFloats + std::max(kRowsOfBlock, kDepth) * width_;
     threads_offset_ = scratch_.add(thread_floats_ * max_thread_count());
   }
 
@@ -40,39 +40,58 @@ class SplitFullyConnectedForward final : public Kernel {
       pack_rows(x + begin, 1, inputs_, depth, images_, rows, width_, width_ - images_);
       isa().matrix_unit->split_pairs(rows, width_, depth, width_, source + step * (kParts * kTile), tile_);
     });
-    parallel_for(ceil_divide(outputs_, kRowsOfBlock), [&](std::size_t task, int thread) {
-      const int first = static_cast<int>(task) * kRowsOfBlock, rows = std::min(kRowsOfBlock, outputs_ - first);
-      float *parts = thread_scratch(thread), *sums = parts + kParts * kPart / 2;
-      multiply(weights + std::size_t(first) * inputs_, rows, source, reinterpret_cast<std::uint16_t*>(parts), sums);
-      for (int p = 0; p < images_; ++p) {
-        float* to = y + std::size_t(p) * outputs_ + first;
-        for (int o = 0; o < rows; ++o) to[o] = sums[std::size_t(o) * width_ + p] + (bias ? bias[first + o] : 0.0f);
-      }
+    const int blocks = ceil_divide(outputs_, kRowsOfBlock), tasks = std::max(ceil_divide(blocks, kMostBlocks), std::min(kFewestTasks, blocks));
+    parallel_for(tasks, [&](std::size_t task, int thread) {
+      const Range range{static_cast<int>(part_begin(blocks, task, tasks)), static_cast<int>(part_begin(blocks, task + 1, tasks))};
+      multiply(range, weights, source, bias, y, thread_scratch(thread));
     });
   }
 
  private:
   static constexpr int kRowsOfBlock = 32, kBlock = 1024;  ///< weights that are split together: long stretches come faster from memory
-  static constexpr std::size_t kStride = kBlock | kDepth, kPart = kRowsOfBlock * kStride + kDepth;
+  static constexpr int kMostBlocks = 4, kFewestTasks = 8;
+  static constexpr std::size_t kStride = kBlock | kDepth, kPart = kRowsOfBlock * kStride + kDepth, kPartsFloats = kParts * kPart / 2;
 
-  void multiply(const float* weights, int rows, const std::uint16_t* source, std::uint16_t* parts, float* sums) const {
+  int block_rows(int block) const { return std::min(kRowsOfBlock, outputs_ - block * kRowsOfBlock); }
+
+  /// The next weights are split, and so fetched, during the product of those before.
+  void multiply(Range blocks, const float* weights, const std::uint16_t* source, const float* bias, float* y, float* scratch) const {
     const OpenMatrixUnit open(isa().matrix_unit);
-    for (int begin = 0; begin < inputs_; begin += kBlock) {
-      const int depth = std::min(kBlock, inputs_ - begin);
-      isa().matrix_unit->split_rows(weights + begin, inputs_, rows, depth, parts, kStride, kPart);
+    const int chunks = ceil_divide(inputs_, kBlock), count = blocks.size() * chunks;
+    float* sums = scratch + 2 * kPartsFloats;
+    const auto rows_at = [&](int i) {
+      const int block = blocks.begin + i / chunks, begin = i % chunks * kBlock;
+      return SplitRows{weights + std::size_t(block) * kRowsOfBlock * inputs_ + begin, std::size_t(inputs_), std::size_t(block_rows(block)),
+                       std::size_t(std::min(kBlock, inputs_ - begin)), elements(scratch, i % 2 * kPartsFloats), kStride, kPart};
+    };
+    SplitRows rows = rows_at(0);
+    isa().matrix_unit->split_rows(rows.x, rows.x_stride, rows.rows, rows.count, rows.to, rows.to_stride, rows.part);
+    for (int i = 0; i < count; ++i) {
+      const SplitRows next = i + 1 < count ? rows_at(i + 1) : SplitRows{};
       SplitProduct product{};
-      product.rows = rows;
+      product.rows = static_cast<int>(rows.rows);
       product.columns = width_;
-      product.steps = ceil_divide(depth, kDepth);
-      product.a = parts;
+      product.steps = ceil_divide(static_cast<int>(rows.count), kDepth);
+      product.a = rows.to;
       product.a_stride = kStride;
       product.a_part = kPart;
-      product.b = source + std::size_t(begin / kDepth) * (kParts * kTile);
+      product.b = source + std::size_t(i % chunks * (kBlock / kDepth)) * (kParts * kTile);
       product.b_columns = tile_;
       product.c = sums;
       product.c_stride = width_;
-      product.overwrites = begin == 0;
+      product.overwrites = i % chunks == 0;
+      product.meanwhile = i + 1 < count ? &next : nullptr;
       isa().matrix_unit->multiply(product);
+      if (i % chunks == chunks - 1) store(blocks.begin + i / chunks, sums, bias, y);
+      rows = next;
+    }
+  }
+
+  void store(int block, const float* sums, const float* bias, float* y) const {
+    const int first = block * kRowsOfBlock, rows = block_rows(block);
+    for (int p = 0; p < images_; ++p) {
+      float* to = y + std::size_t(p) * outputs_ + first;
+      for (int o = 0; o < rows; ++o) to[o] = sums[std::size_t(o) * width_ + p] + (bias ? bias[first + o] : 0.0f);
     }
   }
 
