@@ -29,6 +29,8 @@ CASES = {
     "groups": WindowCase(2, 15, 16, 128, (3, 3), TWO, ONE, groups=2, outputs=96),
     "merged groups": WindowCase(1, 13, 15, 192, (3, 3), ONE, ONE, groups=8, outputs=320),
     "channels in blocks": WindowCase(1, 20, 20, 608, (3, 3), TWO, ONE, outputs=32),
+    "one channel": WindowCase(9, 29, 27, 1, (5, 5), ONE, ONE, outputs=20),
+    "few channels": WindowCase(5, 41, 30, 3, (3, 3), TWO, ONE, outputs=12),
     "pointwise": WindowCase(2, 19, 17, 72, (1, 1), ONE, ONE, outputs=104),
     "pointwise, strided": WindowCase(2, 19, 17, 65, (1, 1), TWO, ONE, outputs=80),
 }
@@ -45,7 +47,10 @@ def test_the_engines_agree_in_every_way_of_reading(case, monkeypatch):
     compare_engines(case, lambda absolute: build_of(case, absolute), result)
 
 
-@pytest.mark.parametrize("name", ["strided", "small images joined", "woven", "channels in blocks", "pointwise"])
+@pytest.mark.parametrize(
+    "name",
+    ["strided", "small images joined", "woven", "channels in blocks", "one channel", "few channels", "pointwise"],
+)
 def test_the_number_of_threads_changes_no_bit(name, monkeypatch):
     monkeypatch.setenv("MPSNN_CONV", "gemm")
     case = CASES[name]
@@ -60,6 +65,22 @@ def test_the_number_of_threads_changes_no_bit(name, monkeypatch):
         mpsnn.set_num_threads(before)
     for other in values[1:]:
         assert all(np.array_equal(a, b) for a, b in zip(values[0], other, strict=True))
+
+
+@pytest.mark.parametrize(("inputs", "outputs", "images"), [(70, 65, 33), (1100, 97, 47), (2100, 290, 20)])
+def test_fully_connected_layers_of_many_images(inputs, outputs, images):
+    case = WindowCase(images, 1, 1, inputs, (1, 1), ONE, ONE, outputs=outputs)
+
+    def build(absolute):
+        source = weights_of(descriptor_of(case), case.seed, absolute)
+
+        def network(image):
+            node = mpsnn.MPSCNNFullyConnectedNode(image, source)
+            return node, [node]
+
+        return network
+
+    compare_engines(case, build, (images, 1, 1, outputs))
 
 
 def test_an_infinite_number_stays_visible(monkeypatch):
