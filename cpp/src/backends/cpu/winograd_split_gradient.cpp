@@ -99,7 +99,8 @@ class SplitWinogradWeightGradient final : public Kernel {
     const std::size_t output_ranges = std::size_t(geometry.groups) * cut_.output_ranges;
     strips_ = cut_.keeps ? std::clamp<std::size_t>(kGradientTasks / output_ranges, 1, cut_.input_ranges) : cut_.input_ranges;
     const std::size_t ranges = this->ranges(), tasks = ranges * cut_.row_groups;
-    parts_ = std::clamp<std::size_t>(blocks() / kPartBlocks, std::max<std::size_t>(1, kFewTasks / tasks), std::max<std::size_t>(1, kGradientTasks / tasks));
+    parts_ = std::clamp<std::size_t>(blocks() / kPartBlocks, std::max<std::size_t>(1, kFewTasks / tasks),
+                                     std::max<std::size_t>(1, kGradientTasks / tasks));
     parts_ = cut_.by_position ? 1 : std::clamp<std::size_t>(parts_, 1, std::max<std::size_t>(1, blocks() / kLeastBlocks));
     shares_sums_ = cut_.by_position || parts_ > 1 || ranges < kFewRanges;
     streams_ = double(geometry.output_channels) * inputs_ * transforms.taps * transforms.taps * sizeof(float) > kStreamedBytes;
@@ -144,12 +145,14 @@ class SplitWinogradWeightGradient final : public Kernel {
     if (!shares_sums_) {
       return parallel_for(ranges() / cut_.input_ranges * strips_, [&](std::size_t task, int thread) {
         float *own = scratch + threads_offset_ + thread * thread_.floats(), *u = own + u_offset_;
-        const std::size_t strip = task % strips_, first = part_begin(cut_.input_ranges, strip, strips_), end = part_begin(cut_.input_ranges, strip + 1, strips_);
+        const std::size_t strip = task % strips_, first = part_begin(cut_.input_ranges, strip, strips_);
+        const std::size_t end = part_begin(cut_.input_ranges, strip + 1, strips_);
         for (std::size_t range = first; range < end; ++range) {
           const Block block = block_of(task / strips_ * cut_.input_ranges + range);
           for (int group = 0; group < cut_.row_groups; ++group)
             add_tiles(block, group, 0, tiles_.count(), incoming, source, range > first, u + group * group_positions() * u_step_, own, scratch);
-          for (int output = 0; output < block.outputs.size(); ++output) store(block, output, u + std::size_t(output) * range_inputs_, u_step_, own, weights);
+          for (int output = 0; output < block.outputs.size(); ++output)
+            store(block, output, u + std::size_t(output) * range_inputs_, u_step_, own, weights);
         }
         std::atomic_thread_fence(std::memory_order_seq_cst);  // for what was stored past the caches
       });
@@ -159,7 +162,8 @@ class SplitWinogradWeightGradient final : public Kernel {
       const int group = static_cast<int>(task % cut_.row_groups);
       const std::size_t part = task / cut_.row_groups / ranges(), range = task / cut_.row_groups % ranges();
       float* u = scratch + sums_offset_ + ((part * ranges() + range) * positions() + group * group_positions()) * u_step_;
-      add_tiles(block_of(range), group, first_tile(part), first_tile(part + 1), incoming, source, false, u, scratch + threads_offset_ + thread * thread_.floats(), scratch);
+      add_tiles(block_of(range), group, first_tile(part), first_tile(part + 1), incoming, source, false, u,
+                scratch + threads_offset_ + thread * thread_.floats(), scratch);
     });
     add_parts(0, ranges(), scratch, weights);
   }
@@ -199,7 +203,8 @@ class SplitWinogradWeightGradient final : public Kernel {
                  float* u, float* own, float* shared) const {
     const float* x = source + std::ptrdiff_t(block.group) * inputs_ + block.inputs.begin;
     const float* e = incoming + std::ptrdiff_t(block.group) * outputs_ + block.outputs.begin;
-    std::uint16_t *z = reinterpret_cast<std::uint16_t*>(own + z_offset_), *v = reinterpret_cast<std::uint16_t*>((cut_.keeps ? shared : own) + v_offset_);
+    std::uint16_t* z = reinterpret_cast<std::uint16_t*>(own + z_offset_);
+    std::uint16_t* v = reinterpret_cast<std::uint16_t*>((cut_.keeps ? shared : own) + v_offset_);
     if (cut_.keeps) v += block.input_range * positions() * v_step_ + begin / split::kDepth * kStep;
     if (begin == end) std::fill_n(u, group_positions() * u_step_, 0.0f);
     const OpenMatrixUnit open(&unit_);
@@ -255,7 +260,8 @@ class SplitWinogradWeightGradient final : public Kernel {
       for (std::size_t first = 0, steps; first < blocks(); first += steps) {
         steps = std::min<std::size_t>(cut_.steps, blocks() - first);
         const bool has_inputs = range > 0 && steps == blocks();
-        const int input_tasks = has_inputs ? 0 : ceil_divide(inputs_, kTransformed), tasks = input_tasks + ceil_divide(block.outputs.size(), kTransformed);
+        const int input_tasks = has_inputs ? 0 : ceil_divide(inputs_, kTransformed);
+        const int tasks = input_tasks + ceil_divide(block.outputs.size(), kTransformed);
         parallel_for(steps * tasks, [&](std::size_t index, int) {
           const std::size_t step = index / tasks, tile = (first + step) * split::kDepth;
           const int task = static_cast<int>(index % tasks), count = static_cast<int>(std::min<std::size_t>(split::kDepth, tiles_.count() - tile));
