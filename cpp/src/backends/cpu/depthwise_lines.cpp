@@ -84,6 +84,8 @@ struct DepthwisePass {
     for (int o = 0; o < x.axis.output; ++o) taps_x.push_back(x.axis.taps_inside(o));
   }
 
+  static constexpr std::size_t kLeastAhead = 1024;  ///< floats of the result that are fetched before they are written
+
   Phase y, x;
   int channels, width;  ///< of the image and of a group
   std::ptrdiff_t weight_result_step, weight_source_step;  ///< from one weight to that of the next channel of the result's or source's group
@@ -121,7 +123,7 @@ struct DepthwisePass {
     run.result_step = std::size_t(x.step) * channels;
     run.new_lines = y.axis.stride;
     run.ahead = y.axis.stride * source_line;
-    run.fetches_result = fetches_line;
+    run.result_ahead = fetches_line ? std::max<std::size_t>(kLeastAhead, 8 * run.result_step) : 0;
     run.start = start;
     const auto run_pixels = [&](Range pixels, Range taps) {
       run.line_count = taps.size() > 0 ? taps_y.size() : 0;

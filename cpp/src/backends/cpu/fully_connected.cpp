@@ -167,31 +167,39 @@ class FullyConnectedDataGradient final : public Kernel {
   int inputs_, outputs_, images_;
 };
 
-/// Writes the gradient past the caches, which it would only sweep.
+/// Outer products. A large gradient of few images is written past the caches, which it would only sweep; a small one in pieces whose images
+/// stay in the first-level cache.
 class FullyConnectedWeightGradient final : public Kernel {
  public:
-  FullyConnectedWeightGradient(int inputs, int outputs, int images) : inputs_(inputs), outputs_(outputs), images_(images) {}
+  FullyConnectedWeightGradient(int inputs, int outputs, int images, bool streams)
+      : inputs_(inputs), outputs_(outputs), images_(images), streams_(streams), columns_(streams ? inputs : kColumns) {}
   std::size_t scratch_bytes() const override { return pixel_sum_floats(images_, outputs_) * sizeof(float); }
-  std::string algorithm() const override { return std::string("outer products, streamed, ") + isa().name; }
+  std::string algorithm() const override { return std::string("outer products, ") + (streams_ ? "streamed, " : "") + isa().name; }
 
   void run(const KernelCall& call) override {
     const float *incoming = call.input<float>(0), *x = call.input<float>(1);
     if (float* bias = call.output<float>(1)) sum_pixels(incoming, images_, outputs_, static_cast<float*>(call.scratch), bias);
     float* weights = call.output<float>(0);
     if (!weights) return;
-    parallel_for(ceil_divide(outputs_, kRows), [&](std::size_t task, int) {
-      const int first = static_cast<int>(task) * kRows, rows = std::min(kRows, outputs_ - first);
-      isa().stream_product(rows, inputs_, images_, incoming + first, outputs_, x, inputs_, weights + std::size_t(first) * inputs_, inputs_);
+    const std::size_t pieces = ceil_divide(inputs_, columns_);
+    parallel_for(ceil_divide(outputs_, kRows) * pieces, [&](std::size_t task, int) {
+      const int first = static_cast<int>(task / pieces) * kRows, rows = std::min(kRows, outputs_ - first);
+      const int begin = static_cast<int>(task % pieces) * columns_, columns = std::min(columns_, inputs_ - begin);
+      isa().outer_products(rows, columns, images_, incoming + first, outputs_, x + begin, inputs_,
+                           weights + std::size_t(first) * inputs_ + begin, inputs_, streams_);
     });
   }
 
  private:
-  static constexpr int kRows = 16;
+  static constexpr int kRows = 16, kColumns = 128;
   int inputs_, outputs_, images_;
+  bool streams_;
+  int columns_;  ///< of a piece
 };
 
-/// Weights whose gradient is worth streaming.
+/// Weights whose gradient is worth streaming, and outputs that would leave a vector of them half empty.
 constexpr std::size_t kStreamedFloats = std::size_t(2) << 20;
+constexpr int kFewOutputs = 16;
 
 bool is_fully_connected(const ConvolutionGeometry& geometry, const WeightLayout& layout, int images, int most_images) {
   const Window single;
@@ -219,8 +227,10 @@ std::unique_ptr<Kernel> make_fully_connected_data_gradient(const ConvolutionGeom
 
 std::unique_ptr<Kernel> make_fully_connected_weight_gradient(const ConvolutionGeometry& geometry, const WeightLayout& layout, int images) {
   const std::size_t count = std::size_t(geometry.input_channels) * geometry.output_channels;
-  if (!is_fully_connected(geometry, layout, images, kFewImages) || count < kStreamedFloats) return nullptr;
-  return std::make_unique<FullyConnectedWeightGradient>(geometry.input_channels, geometry.output_channels, images);
+  if (!is_fully_connected(geometry, layout, images, kMostImages)) return nullptr;
+  const bool streams = count >= kStreamedFloats && images <= kFewImages;
+  if (!streams && geometry.output_channels > kFewOutputs) return nullptr;
+  return std::make_unique<FullyConnectedWeightGradient>(geometry.input_channels, geometry.output_channels, images, streams);
 }
 
 }  // namespace mpsnn::cpu

@@ -7,9 +7,9 @@
 template <int Taps, int Step, int Pixels>
 inline __attribute__((always_inline)) void depthwise_pixels(const DepthwiseRun& run, std::size_t c, int first) {
   Vector sum[Pixels];
-  if (run.fetches_result)
+  if (run.result_ahead > 0)
 #pragma GCC unroll 8
-    for (int r = 0; r < Pixels; ++r) __builtin_prefetch(run.result + c + (first + Pixels + r) * run.result_step, 1);
+    for (int r = 0; r < Pixels; ++r) __builtin_prefetch(run.result + c + (first + r) * run.result_step + run.result_ahead, 1);
 #pragma GCC unroll 8
   for (int r = 0; r < Pixels; ++r) sum[r] = run.start ? load(run.start + c) : Vector{};
   for (int line = 0; line < run.line_count; ++line) {

@@ -83,7 +83,8 @@ struct DepthwiseRun {
   std::size_t pixel_step, tap_step, weight_step, result_step, channels;
   int new_lines;      ///< the last so many lines are read here first: meanwhile, ...
   std::size_t ahead;  ///< ... what lies so many floats behind them is fetched for the next run
-  bool fetches_result;  ///< the result's lines come from far: stores would wait for them one after another, so those of the next pixels are fetched
+  std::size_t result_ahead;  ///< the result's lines come from far: stores would wait for them one after another, so those so many floats ahead
+                             ///< are fetched; 0 for none
   const float* start;
   float* result;
   int width = 1;  ///< channels of a group. More than one: a single vector of channels, with a row of weights for each input of the groups
@@ -294,9 +295,9 @@ struct Isa {
   /// result[i] = start[i] + sum over t < terms of a[t][i] * b[t][i], i < count. `start` may be null (zeros) or `result`.
   void (*sum_products)(std::size_t count, std::size_t terms, const float* const* a, const float* const* b, const float* start,
                        float* result);
-  /// c[i][j] = sum over k < depth of a[k * a_stride + i] * b[k * b_stride + j], written past the caches where c's rows allow it.
-  void (*stream_product)(std::size_t rows, std::size_t columns, std::size_t depth, const float* a, std::size_t a_stride, const float* b,
-                         std::size_t b_stride, float* c, std::size_t c_stride);
+  /// c[i][j] = sum over k < depth of a[k * a_stride + i] * b[k * b_stride + j], if wanted written past the caches where c's rows allow it.
+  void (*outer_products)(std::size_t rows, std::size_t columns, std::size_t depth, const float* a, std::size_t a_stride, const float* b,
+                         std::size_t b_stride, float* c, std::size_t c_stride, bool streams);
   void (*depthwise_run)(const DepthwiseRun&);
   void (*depthwise_sum)(const DepthwiseSum&);
   /// to[i * lanes] := from[i * stride] and the lanes - 1 floats behind it.

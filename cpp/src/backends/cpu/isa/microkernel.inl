@@ -435,7 +435,7 @@ inline __attribute__((always_inline)) void stream(float* p, Vector v) {
 
 /// Two rows of four vectors at a time: a quarter of a page is written to each of two places.
 template <bool Streams>
-void multiply_streamed(std::size_t rows, std::size_t columns, std::size_t depth, const float* a, std::size_t a_stride, const float* b,
+void multiply_outer(std::size_t rows, std::size_t columns, std::size_t depth, const float* a, std::size_t a_stride, const float* b,
                        std::size_t b_stride, float* c, std::size_t c_stride) {
   constexpr std::size_t kStretch = 1024;  // of b, in the first-level cache for all rows
   for (std::size_t begin = 0; begin < columns; begin += kStretch) {
@@ -473,12 +473,13 @@ void multiply_streamed(std::size_t rows, std::size_t columns, std::size_t depth,
   }
 }
 
-void stream_product(std::size_t rows, std::size_t columns, std::size_t depth, const float* a, std::size_t a_stride, const float* b,
-                    std::size_t b_stride, float* c, std::size_t c_stride) {
+void outer_products(std::size_t rows, std::size_t columns, std::size_t depth, const float* a, std::size_t a_stride, const float* b,
+                    std::size_t b_stride, float* c, std::size_t c_stride, bool streams) {
+  if (!streams) return multiply_outer<false>(rows, columns, depth, a, a_stride, b, b_stride, c, c_stride);
   if ((reinterpret_cast<std::uintptr_t>(c) | c_stride * sizeof(float)) % (kLanes * sizeof(float)) == 0)
-    multiply_streamed<true>(rows, columns, depth, a, a_stride, b, b_stride, c, c_stride);
+    multiply_outer<true>(rows, columns, depth, a, a_stride, b, b_stride, c, c_stride);
   else
-    multiply_streamed<false>(rows, columns, depth, a, a_stride, b, b_stride, c, c_stride);
+    multiply_outer<false>(rows, columns, depth, a, a_stride, b, b_stride, c, c_stride);
 #if defined(__AVX2__)
   __builtin_ia32_sfence();
 #endif
@@ -554,7 +555,7 @@ namespace mpsnn::cpu {
 namespace {
 
 constexpr Isa make_isa(const char* name) {
-  return {name, kRows, kVectors, kLanes, kRowTiles.tiles, kColumnTiles.tiles, kPieceTiles.tiles, kPieceTiles.sums, kPieceRows, sum_products, stream_product, depthwise_run, depthwise_sum, gather_vectors, row_products, weighted_rows, sum_rows, add_block,
+  return {name, kRows, kVectors, kLanes, kRowTiles.tiles, kColumnTiles.tiles, kPieceTiles.tiles, kPieceTiles.sums, kPieceRows, sum_products, outer_products, depthwise_run, depthwise_sum, gather_vectors, row_products, weighted_rows, sum_rows, add_block,
           count_bits<false>, count_bits<true>, neuron, neuron_gradient, scaled_sum, scaled_product, drop, normalize, normalize_gradient, add_deviations, add_gradient,
           kPoolingKernels, softmax, log_softmax, softmax_gradient, log_softmax_gradient, softmax_loss};
 }

@@ -16,6 +16,20 @@ inline __attribute__((always_inline)) Vector first_of(Vector v, int count, Vecto
   return count == kLanes ? v : (lane_numbers() < Bits{} + static_cast<unsigned>(count) ? v : others);
 }
 
+/// True where all bits are 0.
+inline __attribute__((always_inline)) bool is_zero(Vector v) {
+#if MPSNN_ISA_LANES == 16 && defined(__AVX512F__)
+  return _mm512_test_epi32_mask((__m512i)v, (__m512i)v) == 0;
+#elif MPSNN_ISA_LANES == 8 && defined(__AVX2__)
+  return _mm256_testz_si256((__m256i)v, (__m256i)v);
+#else
+  const Bits bits = (Bits)v;
+  unsigned all = 0;
+  for (int i = 0; i < kLanes; ++i) all |= bits[i];
+  return all == 0;
+#endif
+}
+
 /// Calls body(first channel, channels) for each vector of a row, the last of which may be short.
 template <class Body>
 inline __attribute__((always_inline)) void for_each_vector(int channels, Body body) {
@@ -36,6 +50,9 @@ inline __attribute__((always_inline)) float meet_lanes(typename Lane<Lanes>::Flo
   }
 }
 inline __attribute__((always_inline)) float sum_of(Vector v) {
+#if MPSNN_ISA_LANES == 16 && defined(__AVX512F__)
+  return _mm512_reduce_add_ps(v);  // gcc 12 keeps what meet_lanes() takes apart in memory, in the loop before it too
+#endif
   return meet_lanes<kLanes>(v, [](auto a, auto b) __attribute__((always_inline)) { return a + b; });
 }
 
@@ -60,20 +77,25 @@ inline float largest_of_row(const float* x, int channels) {
   return meet_lanes<kLanes>(best[0], [](auto a, auto b) __attribute__((always_inline)) { return a > b ? a : b; });
 }
 
-/// The sum of e^(x - largest), whose terms go to `powers` unless that is null.
-inline float sum_of_powers(const float* x, float largest, int channels, float* powers) {
-  Vector sum = {};
-  for_each_vector(channels, [&](int c, int count) __attribute__((always_inline)) {
+/// The sum of e^(x - largest), whose terms go to `powers` unless that is null. Calls fetch(c) for each vector: there is time for it.
+template <class Fetch>
+inline __attribute__((always_inline)) float sum_of_powers(const float* x, float largest, int channels, float* powers, Fetch fetch) {
+  const auto term = [=](int c, int count) __attribute__((always_inline)) {
+    for (int i = 0; i < kLanes; i += 16) fetch(c + i);
     const Vector power = first_of(exponential_of_negative(load_up_to(x + c, count) - largest), count, Vector{});
     if (powers) store_up_to(powers + c, power, count);
-    sum += power;
-  });
+    return power;
+  };
+  Vector sum = {};  // of a lambda's captures it would be in memory
+  int c = 0;
+  for (; c + kLanes <= channels; c += kLanes) sum += term(c, kLanes);
+  if (c < channels) sum += term(c, channels - c);
   return sum_of(sum);
 }
 
 void softmax(const float* x, float* y, std::size_t pixels, int channels) {
   for (; pixels > 0; --pixels, x += channels, y += channels) {
-    const float inverse = 1.0f / sum_of_powers(x, largest_of_row(x, channels), channels, y);
+    const float inverse = 1.0f / sum_of_powers(x, largest_of_row(x, channels), channels, y, [](int) {});
     for_each_vector(channels, [&](int c, int count) __attribute__((always_inline)) {
       store_up_to(y + c, load_up_to(y + c, count) * inverse, count);
     });
@@ -83,7 +105,7 @@ void softmax(const float* x, float* y, std::size_t pixels, int channels) {
 void log_softmax(const float* x, float* y, std::size_t pixels, int channels) {
   for (; pixels > 0; --pixels, x += channels, y += channels) {
     const float largest = largest_of_row(x, channels);
-    const float log_of_sum = __builtin_logf(sum_of_powers(x, largest, channels, nullptr));
+    const float log_of_sum = __builtin_logf(sum_of_powers(x, largest, channels, nullptr, [](int) {}));
     for_each_vector(channels, [&](int c, int count) __attribute__((always_inline)) {
       store_up_to(y + c, (load_up_to(x + c, count) - largest) - log_of_sum, count);
     });
@@ -125,9 +147,13 @@ inline void softmax_loss_pixels(const SoftMaxLoss& s, std::size_t first, int pix
   const bool keeps_powers = s.gradient && !s.by_label;
   for (int p = 0; p < pixels; ++p) {
     const std::size_t at = first + static_cast<std::size_t>(p) * channels;
-    for (int c = 0; c < channels; c += 16) __builtin_prefetch(s.labels + at + c);
+    const float *labels = s.labels + at, *next = s.y + at + pixels * channels, *to = s.gradient ? s.gradient + at + pixels * channels : next;
     largest[p] = largest_of_row(s.y + at, channels);
-    total[p] = sum_of_powers(s.y + at, largest[p], channels, keeps_powers ? s.gradient + at : nullptr);
+    total[p] = sum_of_powers(s.y + at, largest[p], channels, keeps_powers ? s.gradient + at : nullptr, [=](int c) __attribute__((always_inline)) {
+      __builtin_prefetch(labels + c);
+      __builtin_prefetch(next + c, 0, 2);
+      __builtin_prefetch(to + c, 0, 2);
+    });
   }
   for (int p = pixels; p < kLossPixels; ++p) total[p] = 1;
   for (int p = 0; p < kLossPixels; ++p) {
@@ -140,7 +166,12 @@ inline void softmax_loss_pixels(const SoftMaxLoss& s, std::size_t first, int pix
     float* gradient = s.gradient ? s.gradient + at : nullptr;
     Vector losses = {};
     for_each_vector(channels, [&](int c, int count) __attribute__((always_inline)) {
-      const Vector label = load_up_to(labels + c, count) * s.keep + s.rest;
+      const Vector given = load_up_to(labels + c, count);
+      if (kPlain && s.rest == 0 && is_zero(given)) {  // most of a label in one class
+        store_up_to(gradient + c, s.weight * (load_up_to(gradient + c, count) * inverse[p]), count);
+        return;
+      }
+      const Vector label = given * s.keep + s.rest;
       const Vector log_p = (load_up_to(y + c, count) - largest[p]) - log_of_total[p];
       const Vector loss = label == Vector{} ? Vector{} : label * log_p;  // without a label nothing, even where the logarithm is infinite
       Vector factor = Vector{} + s.weight;
