@@ -5,7 +5,7 @@ engine that counts in float64."""
 import mpsnn
 import numpy as np
 import pytest
-from engines import evaluate, normal, result_of
+from engines import Network, evaluate, normal, result_of
 from geometry_cases import Edge, Method, Padding, WindowCase
 from test_convolution import compare_engines, convolution, descriptor_of, weights_of
 
@@ -35,6 +35,18 @@ CASES = {
     "pointwise, strided": WindowCase(2, 19, 17, 65, (1, 1), TWO, ONE, outputs=80),
 }
 
+# Winograd with weights that are transformed on the way: many channels, few tiles.
+DEEP = {
+    "odd sizes and channels": WindowCase(3, 13, 11, 147, (3, 3), ONE, ONE, Padding(Method.SizeSame), outputs=215),
+    "blocks of tiles": WindowCase(9, 14, 9, 160, (3, 3), ONE, ONE, Padding(Method.SizeSame), outputs=160),
+    "deep groups": WindowCase(5, 9, 10, 320, (3, 3), ONE, ONE, Padding(Method.SizeFull), groups=2, outputs=272),
+    "deep, dilated": WindowCase(3, 14, 15, 192, (3, 3), ONE, TWO, Padding(Method.SizeSame), outputs=144),
+    "deep, 5 x 5 taps": WindowCase(2, 9, 10, 160, (5, 5), ONE, ONE, Padding(Method.SizeSame), outputs=176),
+    "deep and cropped": WindowCase(
+        6, 12, 11, 144, (3, 3), ONE, ONE, Padding(explicit_y=(-1, 3), explicit_x=(2, -2)), outputs=160
+    ),
+}
+
 
 def build_of(case, absolute=False):
     return convolution(weights_of(descriptor_of(case), case.seed, absolute), case.padding.policy())
@@ -49,11 +61,20 @@ def test_the_engines_agree_in_every_way_of_reading(case, monkeypatch):
 
 @pytest.mark.parametrize(
     "name",
-    ["strided", "small images joined", "woven", "channels in blocks", "one channel", "few channels", "pointwise"],
+    [
+        "strided",
+        "small images joined",
+        "woven",
+        "channels in blocks",
+        "one channel",
+        "few channels",
+        "pointwise",
+        *list(DEEP)[:3],
+    ],
 )
 def test_the_number_of_threads_changes_no_bit(name, monkeypatch):
-    monkeypatch.setenv("MPSNN_CONV", "gemm")
-    case = CASES[name]
+    monkeypatch.setenv("MPSNN_CONV", "winograd" if name in DEEP else "gemm")
+    case = DEEP.get(name) or CASES[name]
     x, incoming = normal(3, *case.shape), normal(4, case.images, *case.result_size(), case.outputs)
     before, values = mpsnn.num_threads(), []
     try:
@@ -81,6 +102,18 @@ def test_fully_connected_layers_of_many_images(inputs, outputs, images):
         return network
 
     compare_engines(case, build, (images, 1, 1, outputs))
+
+
+@pytest.mark.parametrize("case", DEEP.values(), ids=DEEP)
+def test_the_engines_agree_where_weights_are_transformed_on_the_way(case, monkeypatch):
+    monkeypatch.setenv("MPSNN_CONV", "winograd")
+    result = (case.images, *case.result_size(), case.outputs)
+    shapes = {"input 0": case.shape, "incoming": result}
+    graph = Network("cpu", build_of(case)).graph
+    algorithms = [o.algorithm for o in graph.plan([shapes[name] for name in graph.source_image_handles]).operations]
+    if any("amx" in algorithm for algorithm in algorithms):
+        assert any("weights on the way" in algorithm for algorithm in algorithms)
+    compare_engines(case, lambda absolute: build_of(case, absolute), result)
 
 
 def test_an_infinite_number_stays_visible(monkeypatch):

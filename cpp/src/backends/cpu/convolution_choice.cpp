@@ -42,8 +42,7 @@ std::optional<ConvolutionAlgorithm> wanted_algorithm() {
 
 // --- estimates: cycles of one core
 //
-// Two vector multiply-adds a cycle at best; the tiles reach 85 % of that from the first-level cache. Copying moves a vector a cycle.
-constexpr double kMultiplyAddsPerCycle = 2 * 0.85;
+// Copying moves a vector a cycle.
 
 /// Channels of a group below which transforms cost more than they save. The bound of the rounding error too is that of a sum over
 /// channels: a sum of few terms next to large ones in the same tile would lose more.
@@ -62,7 +61,7 @@ double packing_cycles(const ConvolutionProblem& p) {
 /// Rows of patches times weights; a weight gradient has the roles changed, and the same count.
 double sum_cycles(const ConvolutionProblem& p) {
   const double depth = double(p.taps()) * p.group_inputs() * p.geometry.groups;
-  return p.output_pixels() * depth * (vectors(p.group_outputs()) / kMultiplyAddsPerCycle + 1.0 / isa().lanes);
+  return p.output_pixels() * depth * (vectors(p.group_outputs()) / kVectorMultiplyAdds + 1.0 / isa().lanes);
 }
 
 double matrix_unit_cycles(const ConvolutionProblem& p) { return WeightGradientPlan(p.geometry, natural_layout(p.geometry), p.images).cycles; }
@@ -78,7 +77,7 @@ double vector_gemm_cycles(const ConvolutionProblem& p) {
   if (p.pass == ConvolutionPass::data_gradient) {
     // By phases each pixel meets kernel / stride taps along an axis, also those outside of the border, and copies what it meets twice.
     const double depth = double(y.kernel) / y.stride * x.kernel / x.stride * p.group_outputs() * p.geometry.groups;
-    return p.input_pixels() * depth * (vectors(p.group_inputs()) / kMultiplyAddsPerCycle + 1.5 / isa().lanes) + packing_cycles(p);
+    return p.input_pixels() * depth * (vectors(p.group_inputs()) / kVectorMultiplyAdds + 1.5 / isa().lanes) + packing_cycles(p);
   }
   if (p.pass == ConvolutionPass::weight_gradient) {
     const double weights = double(p.taps()) * p.group_inputs() * p.geometry.output_channels;  // adding one up and storing it takes 5.5
@@ -101,7 +100,7 @@ double gemm_cycles(const ConvolutionProblem& p) {
 /// at least four windows) are computed for both: half a window more in four.
 double column_cycles(const ConvolutionProblem& p) {
   const int columns = p.taps() * p.geometry.input_channels;
-  return p.output_pixels() * 1.125 * (p.geometry.output_channels * vectors(columns) / kMultiplyAddsPerCycle + 0.4 * columns) +
+  return p.output_pixels() * 1.125 * (p.geometry.output_channels * vectors(columns) / kVectorMultiplyAdds + 0.4 * columns) +
          packing_cycles(p);
 }
 
@@ -118,23 +117,17 @@ double tile_count(const ConvolutionProblem& p, const WinogradTransforms& transfo
   return double(y.tiles.size()) * x.tiles.size() * std::max(0, p.images);
 }
 
-/// Storing the 36 positions of a vector into the second-level cache sets the pace of a transform: 250 cycles with 16 lanes, 130
-/// with 8; 200 next to products that leave it room. Weights are read from farther away and transposed: 27 cycles for a pair of channels.
-/// Products in a matrix unit wait for the caches: 42 multiply-adds a cycle; splitting and storing the transformed weights takes 20 cycles
-/// more for a pair.
+/// Storing the 36 positions of a vector into the second-level cache sets the pace of a transform: 250 cycles with 16 lanes, 130 with 8.
 double winograd_cycles(const ConvolutionProblem& p) {
   const WinogradTransforms& transforms = *winograd_transforms(p.geometry.window.y.kernel, p.precision);
-  if (p.pass == ConvolutionPass::weight_gradient && splits_winograd_weight_gradient(p.geometry))
-    return split_winograd_weight_gradient_cycles(transforms, p.geometry, p.images);
-  const double tiles = tile_count(p, transforms), positions = transforms.positions();
-  const int sources = p.pass == ConvolutionPass::data_gradient ? p.group_outputs() : p.group_inputs();
-  const int results = p.pass == ConvolutionPass::data_gradient ? p.group_inputs() : p.group_outputs();
-  const bool is_forward = p.pass != ConvolutionPass::weight_gradient;
-  const bool in_unit = is_forward && winograd_uses_matrix_unit(sources, results, static_cast<std::size_t>(tiles));
-  const double images = tiles * (is_forward ? 0.36 : 0.45) * isa().lanes * positions * (vectors(sources) + vectors(results));
-  const double products = tiles * positions * sources * (in_unit ? results / 42.0 : vectors(results) / kMultiplyAddsPerCycle);
-  const double weights = is_forward ? (in_unit ? 1.3 : 0.75) * positions * sources * results : 0;
-  return p.geometry.groups * (images + products + weights);
+  const double tiles = tile_count(p, transforms);
+  if (p.pass == ConvolutionPass::forward)
+    return p.geometry.groups * plan_winograd(transforms, p.group_inputs(), p.group_outputs(), static_cast<std::size_t>(tiles)).cycles;
+  if (p.pass == ConvolutionPass::data_gradient)
+    return p.geometry.groups * plan_winograd(transforms, p.group_outputs(), p.group_inputs(), static_cast<std::size_t>(tiles)).cycles;
+  if (splits_winograd_weight_gradient(p.geometry)) return split_winograd_weight_gradient_cycles(transforms, p.geometry, p.images);
+  const double images = 0.45 * isa().lanes * (vectors(p.group_inputs()) + vectors(p.group_outputs()));
+  return p.geometry.groups * tiles * transforms.positions() * (images + p.group_inputs() * vectors(p.group_outputs()) / kVectorMultiplyAdds);
 }
 
 /// The products at the positions of the tiles; transforms, additions mostly, are a tenth of them.

@@ -2,6 +2,7 @@
 #include "backends/cpu/winograd.hpp"
 
 #include <algorithm>
+#include <cmath>
 #include <cstdint>
 
 namespace mpsnn::cpu {
@@ -10,12 +11,45 @@ const WinogradTransforms* winograd_transforms(int taps, Precision precision) {
   return taps == 5 && precision == Precision::fast ? &isa().winograd_five_taps : nullptr;
 }
 
-bool winograd_uses_matrix_unit(int sources, int results, std::size_t tiles) {
-  // Few tiles do not pay for split weights, 216 bytes for a pair of channels, which are written and read from far: 128 tiles of 256 channels
-  // take as long either way, and 14 MiB more.
-  const std::size_t fewest_tiles = std::max(128, (sources + results) / 2 - 64);
-  const int padded = round_up(sources, split::kDepth);
-  return isa().matrix_unit && results >= 2 * split::kColumns && 6 * sources >= 5 * padded && std::max(sources, results) <= 320 && tiles >= fewest_tiles;
+namespace {
+
+/// Storing the 36 positions of a vector into the second-level cache sets the pace of a transform: 250 cycles with 16 lanes, 130
+/// with 8; 200 next to products that leave it room. Weights are read from farther away and transposed: 27 cycles for a pair of channels.
+double vector_cycles(int positions, double sources, int results, double tiles) {
+  const double lanes = isa().lanes, vectors = ceil_divide(results, isa().lanes);
+  const double images = tiles * 0.36 * lanes * positions * (std::ceil(sources / lanes) + vectors);
+  return images + tiles * positions * sources * vectors / kVectorMultiplyAdds + 0.75 * positions * sources * results;
+}
+
+/// Products wait for the first-level cache: 42 multiply-adds a cycle. Splitting and storing the transformed weights takes 20 cycles more
+/// for a pair of channels, and each task reads them from far away.
+double stored_cycles(int positions, double sources, double results, double tiles) {
+  const double task_tiles = std::clamp(tiles / 4, 1.0, std::max(1.0, double(kStoredFloats) / positions / std::max(sources, results)));
+  return positions * (tiles * (0.36 * (sources + results) + sources * results / 42) + (1.3 + 0.9 * std::max(1.0, tiles / task_tiles)) * sources * results);
+}
+
+/// Sums leave the first-level cache, and return, every 32 source channels: 40 multiply-adds a cycle. 26 cycles for each pair of channels and
+/// block of tiles, 50 for each source channel of a tile, which goes to memory that threads share, 40 for each result channel.
+double deep_cycles(int positions, double sources, double results, double tiles) {
+  const double blocks = std::ceil(tiles / kDeepTiles), rows = round_up(static_cast<std::size_t>(tiles), std::size_t(split::kRows));
+  return rows * positions * sources * results / 40 + 26 * blocks * sources * results + tiles * (50 * sources + 40 * results);
+}
+
+}  // namespace
+
+WinogradPlan plan_winograd(const WinogradTransforms& transforms, int sources, int results, std::size_t tiles) {
+  const int positions = transforms.positions();
+  WinogradPlan best{WinogradWay::vectors, vector_cycles(positions, sources, results, double(tiles))};
+  const auto offer = [&](WinogradWay way, double cycles) {
+    if (cycles < best.cycles) best = {way, cycles};
+  };
+  if (!isa().matrix_unit || results < 2 * split::kColumns) return best;
+  best.cycles *= 1.2;  // where there is a unit, that is what vectors take
+  // In it, channels come in steps of 32 and 16.
+  const int depth = round_up(sources, split::kDepth), columns = round_up(results, split::kColumns);
+  offer(WinogradWay::stored, stored_cycles(positions, depth, columns, double(tiles)));
+  if (transforms.tile() == 6) offer(WinogradWay::deep, deep_cycles(positions, depth, columns, double(tiles)));
+  return best;
 }
 
 TileAxis::TileAxis(const Axis& axis, const WinogradTransforms& transforms)
@@ -65,6 +99,7 @@ void Tiles::spread(const WinogradTransforms& transforms, const float* incoming, 
 
 void Tiles::place_inputs(const float* image, int image_channels, std::size_t first, int tiles, SplitTransform& transform) const {
   const std::ptrdiff_t pixel = image_channels, line = pixel * x_.input;
+  transform.count = tiles;
   transform.line = line * y_.dilation;
   transform.pixel = pixel * x_.dilation;
   for (int t = 0; t < split::kDepth; ++t) {
@@ -78,6 +113,7 @@ void Tiles::place_inputs(const float* image, int image_channels, std::size_t fir
 
 void Tiles::place_results(const float* incoming, int image_channels, std::size_t first, int tiles, SplitTransform& transform) const {
   const std::ptrdiff_t pixel = image_channels, line = pixel * x_.output;
+  transform.count = tiles;
   transform.line = line * y_.dilation;
   transform.pixel = pixel * x_.dilation;
   for (int t = 0; t < split::kDepth; ++t) {

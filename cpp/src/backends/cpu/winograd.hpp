@@ -80,9 +80,19 @@ struct WinogradWeights {
   std::ptrdiff_t offset, group, result, y, x, source;
 };
 
-/// Whether forward pass and data gradient work in the matrix unit: where its products of 32 terms are nearly full, and where tiles are
-/// many enough, and channels few enough, that reading the transformed weights, 216 bytes for each pair of channels, does not count most.
-bool winograd_uses_matrix_unit(int sources, int results, std::size_t tiles);
+/// How a forward pass or data gradient is computed: in vectors; in the matrix unit, with transformed weights that are stored, 216 bytes for
+/// each pair of channels; or there, with weights that are transformed on the way.
+enum class WinogradWay { vectors, stored, deep };
+/// Floats of the tiles of a task at most where weights are stored, and tiles of one where they are not.
+constexpr std::size_t kStoredFloats = 1 << 20;
+constexpr int kDeepTiles = 64;
+
+struct WinogradPlan {
+  WinogradWay way = WinogradWay::vectors;
+  double cycles = 0;  ///< of one core, estimated
+};
+/// The way that takes the least time for a group with so many channels.
+WinogradPlan plan_winograd(const WinogradTransforms& transforms, int sources, int results, std::size_t tiles);
 
 /// Where positions of `count` floats begin: not a multiple of 4 KiB apart, else stores of all of them meet in a few lines of the
 /// first-level cache.

@@ -1,9 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include <algorithm>
 
-#include "backends/cpu/epilogue.hpp"
-#include "backends/cpu/winograd.hpp"
-#include "core/parallel.hpp"
+#include "backends/cpu/winograd_kernel.hpp"
 
 namespace mpsnn::cpu {
 namespace {
@@ -19,61 +17,38 @@ constexpr int kRange = 64, kTileRows = 64;
 
 /// A convolution in tasks that own some tiles and some result channels, and add up the source channels a chunk at a time: transformed tiles
 /// and sums stay in the second-level cache.
-class WinogradKernel : public Kernel {
+class BlockedWinograd : public WinogradKernel {
  public:
-  WinogradKernel(const WinogradTransforms& transforms, const Window& window, int images, int source_channels, int result_channels,
-                 int groups, const WinogradWeights& weights, const Epilogue& epilogue, int vectors)
-      : isa_(isa()),
-        transforms_(transforms),
-        tiles_(window, images, transforms),
-        weights_(weights),
-        stage_(epilogue, tiles_.pixels(), result_channels),
-        source_channels_(source_channels),
-        result_channels_(result_channels),
-        groups_(groups),
-        depth_(source_channels / groups),
-        shape_(isa_, depth_, result_channels / groups, 1, vectors) {}
-
-  std::size_t scratch_bytes() const override { return (sums_offset() + stage_.sums_floats(blocks_)) * sizeof(float); }
-
-  std::string algorithm() const override {
-    const std::string m = std::to_string(transforms_.outputs), r = std::to_string(transforms_.taps);
-    return "winograd F(" + m + "x" + m + ", " + r + "x" + r + ") " + isa_.name + numbers() + ", blocks of " + std::to_string(block_) +
-           " tiles x " + std::to_string(columns_) + " channels";
-  }
-
-  void run(const KernelCall& call) override {
-    float *result = call.output<float>(0), *scratch = static_cast<float*>(call.scratch);
-    if (!result) return;
-    if (is_stored_ && version_.is_stale(call)) {
-      parallel_for(weight_tasks(), [&](std::size_t task, int thread) {
-        store_weights(call.input<float>(1), task, scratch + thread * scratch_.floats());
-      });
-    }
-    stage_.begin(blocks_, scratch + sums_offset());
-    const int ranges = groups_ * ranges_;
-    parallel_for(shares_tiles_ ? blocks_ : blocks_ * ranges, [&](std::size_t task, int thread) {
-      float* own = scratch + thread * scratch_.floats();
-      if (!shares_tiles_) return run_block(static_cast<int>(task % ranges), task / ranges, true, call, own);
-      for (int range = 0; range < ranges; ++range) run_block(range, task, range % ranges_ == 0, call, own);
-    });
-    if (stage_.works_on_some_channels()) stage_.end(call, blocks_, scratch + sums_offset());
-    else stage_.behind(call, scratch + sums_offset());
-  }
+  BlockedWinograd(const WinogradTransforms& transforms, const Window& window, int images, int sources, int results, int groups,
+                  const WinogradWeights& weights, const Epilogue& epilogue, int vectors)
+      : WinogradKernel(transforms, window, images, sources, results, groups, weights, epilogue),
+        shape_(isa_, depth_, results_, 1, vectors) {}
 
  protected:
   static constexpr int kTasks = 4;
   static constexpr std::size_t kBlocks = 8;
 
-  /// What the products are made of, for algorithm().
-  virtual std::string numbers() const { return ""; }
   /// Transformed weights that serve several tasks, in so many tasks.
   virtual std::size_t weight_tasks() const = 0;
   virtual void store_weights(const float* weights, std::size_t task, float* scratch) const = 0;
   /// `transforms`: the tiles are not in the scratch memory yet.
   virtual void run_block(int group_range, std::size_t block, bool transforms, const KernelCall& call, float* scratch) const = 0;
 
-  int positions() const { return transforms_.positions(); }
+  std::size_t way_floats() const override { return scratch_.floats() * max_thread_count(); }
+  void compute(const KernelCall& call, float* scratch) override {
+    if (is_stored_ && version_.is_stale(call)) {
+      parallel_for(weight_tasks(), [&](std::size_t task, int thread) {
+        store_weights(call.input<float>(1), task, scratch + thread * scratch_.floats());
+      });
+    }
+    const int ranges = groups_ * ranges_;
+    parallel_for(shares_tiles_ ? blocks_ : blocks_ * ranges, [&](std::size_t task, int thread) {
+      float* own = scratch + thread * scratch_.floats();
+      if (!shares_tiles_) return run_block(static_cast<int>(task % ranges), task / ranges, true, call, own);
+      for (int range = 0; range < ranges; ++range) run_block(range, task, range % ranges_ == 0, call, own);
+    });
+  }
+
   int panel_stride(int panel) const { return shape_.panel_stride(panel); }
   Range panels_of(int range) const {
     return {static_cast<int>(part_begin(shape_.panels(), range, ranges_)), static_cast<int>(part_begin(shape_.panels(), range + 1, ranges_))};
@@ -99,52 +74,29 @@ class WinogradKernel : public Kernel {
   }
 
   /// The result's pixels of the tiles of a block, for the channels of some panels, from the sums `m`.
-  void store_result(const KernelCall& call, int group, Range panels, std::size_t block, std::size_t first, int tiles, const float* m) const {
-    const int channel = panels.begin * shape_.tile_columns(), end = std::min(shape_.columns(), panels.end * shape_.tile_columns());
-    const float* bias = call.input<float>(2);
-    const int offset = group * shape_.columns() + channel;
-    tiles_.transform_outputs(transforms_, m, m_stride_, m_step_, bias ? bias + offset : nullptr, end - channel, first, tiles,
-                             call.output<float>(0) + offset, result_channels_);
-    if (stage_.is_empty() || !stage_.works_on_some_channels()) return;
-    const Range channels{offset, offset + end - channel};
-    float* sums = static_cast<float*>(call.scratch) + sums_offset();
-    bool has_begun = false;
-    tiles_.for_each_run(first, tiles, [&](std::size_t pixel, int pixels) {
-      float* values = call.output<float>(0) + pixel * result_channels_ + offset;
-      if (!has_begun) stage_.begin_part(block, values, channels, sums);
-      has_begun = true;
-      stage_.apply(call, block, values, pixels, channels, sums);
-    });
+  void store_panels(const KernelCall& call, int group, Range panels, std::size_t block, std::size_t first, int tiles, const float* m) const {
+    const int end = std::min(results_, panels.end * shape_.tile_columns());
+    store_result(call, group, {panels.begin * shape_.tile_columns(), end}, block, first, tiles, m);
   }
 
-  const Isa& isa_;
-  const WinogradTransforms& transforms_;
-  Tiles tiles_;
-  WinogradWeights weights_;
-  EpilogueStage stage_;
-  int source_channels_, result_channels_, groups_, depth_;
   PackedShape shape_;  ///< panels of the result channels of a group
-  int ranges_ = 1, chunks_ = 1, chunk_ = 1, block_ = 1, columns_ = 1, m_stride_ = 1;  ///< columns_: result channels of a range
-  std::size_t blocks_ = 0;
+  int chunks_ = 1, chunk_ = 1;
   bool is_stored_ = false, shares_tiles_ = false;
-  std::size_t v_step_ = 0, m_step_ = 0, v_offset_ = 0, m_offset_ = 0, taps_offset_ = 0;
+  std::size_t v_step_ = 0, v_offset_ = 0, m_offset_ = 0, taps_offset_ = 0;
   ScratchLayout scratch_;
 
  private:
-  /// Behind what is private to the threads; a block of tiles is a part of the epilogue.
-  std::size_t sums_offset() const { return scratch_.floats() * max_thread_count(); }
-
   PackedVersion version_;
 };
 
 /// Products in vectors. With more source channels than one chunk, tiles are transformed again for each range of result channels, a tenth of
 /// the products' time. Weights are transformed on the way when at most two tasks need the same, so that 36 floats for each pair of channels
 /// are never stored; else once for each version of the parameters.
-class VectorWinograd final : public WinogradKernel {
+class VectorWinograd final : public BlockedWinograd {
  public:
   VectorWinograd(const WinogradTransforms& transforms, const Window& window, int images, int sources, int results, int groups,
                  const WinogradWeights& weights, const Epilogue& epilogue)
-      : WinogradKernel(transforms, window, images, sources, results, groups, weights, epilogue,
+      : BlockedWinograd(transforms, window, images, sources, results, groups, weights, epilogue,
                        best_vectors(isa(), kTileRows, std::min(kRange, results / groups), std::min(kRange, sources / groups))),
         rows_(isa_.piece_rows[shape_.tile_columns() / isa_.lanes - 1]) {
     const int panels_wanted = std::max(1, kRange / shape_.tile_columns());
@@ -231,7 +183,7 @@ class VectorWinograd final : public WinogradKernel {
         }
       }
     }
-    store_result(call, group, panels, block, first, tiles, m);
+    store_panels(call, group, panels, block, first, tiles, m);
   }
 
   int rows_;  ///< of a tile of the product
@@ -241,11 +193,11 @@ class VectorWinograd final : public WinogradKernel {
 
 /// Products in the matrix unit: three times as fast, so that what the caches deliver sets the pace. A task owns some tiles with all channels:
 /// tiles are transformed once, and sums take their places. Weights come from the third-level cache for each task, 6 bytes for each number.
-class MatrixUnitWinograd final : public WinogradKernel {
+class MatrixUnitWinograd final : public BlockedWinograd {
  public:
   MatrixUnitWinograd(const WinogradTransforms& transforms, const Window& window, int images, int sources, int results, int groups,
                      const WinogradWeights& weights, const Epilogue& epilogue)
-      : WinogradKernel(transforms, window, images, sources, results, groups, weights, epilogue, 0), unit_(*isa_.matrix_unit) {
+      : BlockedWinograd(transforms, window, images, sources, results, groups, weights, epilogue, 0), unit_(*isa_.matrix_unit) {
     columns_ = shape_.padded_columns();
     chunk_ = round_up(depth_, isa_.lanes);
     m_stride_ = std::max(chunk_, columns_);
@@ -265,8 +217,8 @@ class MatrixUnitWinograd final : public WinogradKernel {
 
  private:
   /// Floats of a task's tiles: those of few channels lie in the second-level cache beside all weights, 1.75 MiB together; else tiles that
-  /// leave it, 4 MiB, cost less than weights that are read more often.
-  static constexpr std::size_t kNearFloats = 448 << 10, kFarFloats = 1 << 20;
+  /// leave it cost less than weights that are read more often.
+  static constexpr std::size_t kNearFloats = 448 << 10, kFarFloats = kStoredFloats;
   static constexpr int kSplitRows = 2 * split::kRows;  ///< that are split at a time, into the first-level cache
   static_assert(kWeightChannels == split::kDepth);
 
@@ -312,7 +264,7 @@ class MatrixUnitWinograd final : public WinogradKernel {
     tiles_.transform_inputs(transforms_, call.input<float>(0) + std::ptrdiff_t(group) * depth_, source_channels_, depth_, first, tiles, m,
                             m_stride_, m_step_, isa_.tile_columns());
     multiply_positions(tiles, stored(group), m, reinterpret_cast<std::uint16_t*>(scratch + a_offset_));
-    store_result(call, group, {0, shape_.panels()}, block, first, tiles, m);
+    store_panels(call, group, {0, shape_.panels()}, block, first, tiles, m);
   }
 
   /// m := m * u at each position, `kSplitRows` rows at a time. The next ones are split during the product, to the other half of `a`.
@@ -360,8 +312,12 @@ class MatrixUnitWinograd final : public WinogradKernel {
 std::unique_ptr<Kernel> make_winograd(const Window& window, int images, int sources, int results, int groups,
                                       const WinogradWeights& weights, const Epilogue& epilogue, Precision precision) {
   const WinogradTransforms& transforms = *winograd_transforms(window.y.kernel, precision);
-  if (winograd_uses_matrix_unit(sources / groups, results / groups, Tiles(window, images, transforms).count()))
-    return std::make_unique<MatrixUnitWinograd>(transforms, window, images, sources, results, groups, weights, epilogue);
+  switch (plan_winograd(transforms, sources / groups, results / groups, Tiles(window, images, transforms).count()).way) {
+    case WinogradWay::stored:
+      return std::make_unique<MatrixUnitWinograd>(transforms, window, images, sources, results, groups, weights, epilogue);
+    case WinogradWay::deep: return make_deep_winograd(transforms, window, images, sources, results, groups, weights, epilogue);
+    case WinogradWay::vectors: break;
+  }
   return std::make_unique<VectorWinograd>(transforms, window, images, sources, results, groups, weights, epilogue);
 }
 

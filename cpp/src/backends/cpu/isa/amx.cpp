@@ -31,6 +31,40 @@ void split_rows(const float* x, std::size_t x_stride, std::size_t rows, std::siz
     for (std::size_t k = 0; k < count; k += kDepth) split_step(x + k, count - k, to + k, part);
 }
 
+constexpr std::size_t kTurns = 5;  ///< of Fetch and Meanwhile in each step of a block
+
+/// Fetches what the next product reads, and the sums of the next block, a few lines at a time.
+class Fetch {
+ public:
+  /// `turns`: how often advance() will be called.
+  Fetch(const SplitProduct& product, std::size_t turns) : c_stride_(product.c_stride), block_turns_(product.steps * kTurns) {
+    if (!product.next_a) return;
+    a_ = reinterpret_cast<const char*>(product.next_a);
+    left_ = product.next_a_count * sizeof(std::uint16_t) / kLine;
+    lines_ = (left_ + turns - 1) / turns;
+  }
+  void fetch_sums(const float* c) {
+    c_ = c;
+    rows_left_ = 2 * kRows;
+    rows_ = (rows_left_ + block_turns_ - 1) / block_turns_;
+  }
+  inline __attribute__((always_inline)) void advance() {
+    std::size_t lines = lines_ < left_ ? lines_ : left_;
+    for (left_ -= lines; lines > 0; --lines, a_ += kLine) __builtin_prefetch(a_);
+    std::size_t rows = rows_ < rows_left_ ? rows_ : rows_left_;
+    for (rows_left_ -= rows; rows > 0; --rows, c_ += c_stride_) {
+      __builtin_prefetch(c_);
+      __builtin_prefetch(c_ + kColumns);
+    }
+  }
+
+ private:
+  static constexpr std::size_t kLine = 64;
+  std::size_t c_stride_, block_turns_, left_ = 0, lines_ = 0, rows_left_ = 0, rows_ = 0;
+  const char* a_ = nullptr;
+  const float* c_ = nullptr;
+};
+
 /// Splits rows a few steps at a time, between the products of a tile: those keep the matrix unit busy, and the vector units idle.
 class Meanwhile {
  public:
@@ -111,7 +145,6 @@ void open() {
 void close() { _tile_release(); }
 
 constexpr std::size_t kShortSteps = 2;
-constexpr std::size_t kTurns = 5;  ///< of Meanwhile in each step of a block
 
 /// One or two tiles each way.
 template <int RowTiles, int ColumnTiles>
@@ -150,24 +183,29 @@ struct Block {
     if constexpr (RowTiles > 1) _tile_loadd(2, c + kRows * product.c_stride, stride);
     if constexpr (RowTiles > 1 && ColumnTiles > 1) _tile_loadd(3, c + kRows * product.c_stride + kColumns, stride);
   }
-  inline __attribute__((always_inline)) void run(Meanwhile& meanwhile) const {
+  inline __attribute__((always_inline)) void run(Meanwhile& meanwhile, Fetch& fetch) const {
     for (std::size_t step = 0; step < product.steps; ++step) {
       load_a(step, 2);
       load_b(step, 0);
       multiply();
       meanwhile.advance();
+      fetch.advance();
       load_a(step, 1);
       multiply();
       meanwhile.advance();
+      fetch.advance();
       load_b(step, 1);
       multiply();
       meanwhile.advance();
+      fetch.advance();
       load_a(step, 0);
       multiply();
       meanwhile.advance();
+      fetch.advance();
       load_b(step, 2);
       multiply();
       meanwhile.advance();
+      fetch.advance();
     }
     for (std::size_t step = 0; step < product.steps; ++step) {
       load_a(step, 0);
@@ -200,13 +238,13 @@ void add_rows(const float* sums, const SplitProduct& product, int row, int rows,
 }
 
 template <int RowTiles, int ColumnTiles>
-void block(const SplitProduct& product, int row, int column, Meanwhile& meanwhile) {
+void block(const SplitProduct& product, int row, int column, Meanwhile& meanwhile, Fetch& fetch) {
   const Block<RowTiles, ColumnTiles> block{product, product.a + row * product.a_stride, product.b + column / kColumns * product.b_columns};
   const bool is_whole = !product.start && !product.c_rows && (product.overwrites || product.chains) && row + RowTiles * kRows <= product.rows && column + ColumnTiles * kColumns <= product.columns;
   if (is_whole) {
     float* c = product.c + row * product.c_stride + column;
     product.chains ? block.load_c(c) : block.clear();
-    block.run(meanwhile);
+    block.run(meanwhile, fetch);
     const std::size_t stride = product.c_stride * sizeof(float);
     _tile_stored(0, c, stride);
     if constexpr (ColumnTiles > 1) _tile_stored(1, c + kColumns, stride);
@@ -215,7 +253,7 @@ void block(const SplitProduct& product, int row, int column, Meanwhile& meanwhil
     return;
   }
   block.clear();
-  block.run(meanwhile);
+  block.run(meanwhile, fetch);
   alignas(64) float sums[2 * kRows][2 * kColumns];
   _tile_stored(0, sums[0], sizeof sums[0]);
   if constexpr (ColumnTiles > 1) _tile_stored(1, sums[0] + kColumns, sizeof sums[0]);
@@ -227,16 +265,23 @@ void block(const SplitProduct& product, int row, int column, Meanwhile& meanwhil
 
 void multiply(const SplitProduct& product) {
   const std::size_t blocks = ((product.rows + 2 * kRows - 1) / (2 * kRows)) * ((product.columns + 2 * kColumns - 1) / (2 * kColumns));
-  Meanwhile meanwhile(product.meanwhile, blocks * product.steps * kTurns);
+  const std::size_t turns = blocks * product.steps * kTurns;
+  Meanwhile meanwhile(product.meanwhile, turns);
+  Fetch fetch(product, turns);
   const auto multiply_block = [&](int row, int column) {
     const bool is_wide = product.columns - column > kColumns, is_high = product.rows - row > kRows;
-    if (is_wide) is_high ? block<2, 2>(product, row, column, meanwhile) : block<1, 2>(product, row, column, meanwhile);
-    else is_high ? block<2, 1>(product, row, column, meanwhile) : block<1, 1>(product, row, column, meanwhile);
+    if (is_wide) is_high ? block<2, 2>(product, row, column, meanwhile, fetch) : block<1, 2>(product, row, column, meanwhile, fetch);
+    else is_high ? block<2, 1>(product, row, column, meanwhile, fetch) : block<1, 1>(product, row, column, meanwhile, fetch);
   };
   // Either operand stays in the first-level cache for a while. Short sums are written fast, and fastest along their rows.
   if (product.steps <= kShortSteps)
     for (int row = 0; row < product.rows; row += 2 * kRows)
-      for (int column = 0; column < product.columns; column += 2 * kColumns) multiply_block(row, column);
+      for (int column = 0; column < product.columns; column += 2 * kColumns) {
+        const bool is_last = column + 2 * kColumns >= product.columns, is_end = is_last && row + 2 * kRows >= product.rows;
+        if (product.next_c)
+          fetch.fetch_sums(is_end ? product.next_c : product.c + (is_last ? row + 2 * kRows : row) * product.c_stride + (is_last ? 0 : column + 2 * kColumns));
+        multiply_block(row, column);
+      }
   else
     for (int column = 0; column < product.columns; column += 2 * kColumns)
       for (int row = 0; row < product.rows; row += 2 * kRows) multiply_block(row, column);

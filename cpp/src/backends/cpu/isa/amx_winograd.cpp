@@ -39,7 +39,7 @@ MPSNN_INLINE void input_columns(const SplitTransform::Tile& tile, const SplitTra
                                 Vector (&half)[kEnd - kBegin][kPoints]) {
   const float* column = tile.source + channel;
   const WinogradInside& inside = tile.inside;
-  const __mmask16 lanes = first_lanes(t.channels - channel);
+  const __mmask16 lanes = channel < t.channels ? first_lanes(t.channels - channel) : __mmask16(0);
   __mmask16 rows[kPoints];
 #pragma GCC unroll 6
   for (int y = 0; y < kPoints; ++y) rows[y] = y >= inside.first_y && y < inside.last_y ? lanes : __mmask16(0);
@@ -143,9 +143,112 @@ void spread(const SplitTransform& t) {
   }
 }
 
+/// The same tiles as rows. Channels c and c + 16 are neighbours in a step.
+template <class F>
+void rows(const SplitTransform& t) {
+  for (int i = 0; i < t.count; ++i) {
+    const SplitTransform::Tile& tile = t.tiles[i];
+    Vector half[2][kPoints][kPoints];
+    if (is_whole(tile.inside, kPoints) && t.channels == kDepth) {
+      input_columns<F, 0, kPoints, true>(tile, t, 0, half[0]);
+      input_columns<F, 0, kPoints, true>(tile, t, kLanes, half[1]);
+    } else {
+      input_columns<F, 0, kPoints, false>(tile, t, 0, half[0]);
+      input_columns<F, 0, kPoints, false>(tile, t, kLanes, half[1]);
+    }
+    std::uint16_t* position = t.to + i * kDepth;
+#pragma GCC unroll 6
+    for (int y = 0; y < kPoints; ++y) {
+      Vector row[2][kPoints];
+      F::input(half[0][y], row[0]);
+      F::input(half[1][y], row[1]);
+      store_row(row[0], row[1], position, t.step, t.part);
+    }
+  }
+}
+
+/// taps[t][k][j] := tap t of source channel k for result channel j.
+template <int kTaps>
+void transpose_taps(const SplitWeights& weights, float (&taps)[kTaps * kTaps][kDepth][kColumns]) {
+  for (int y = 0; y < kTaps; ++y)
+    for (int x = 0; x < kTaps; ++x)
+      for (int k = 0; k < kDepth; k += kLanes) {
+        const float* from = weights.from + y * weights.y + x * weights.x + k;
+        const __mmask16 lanes = k < weights.sources ? first_lanes(weights.sources - k) : __mmask16(0);
+        Vector v[kLanes];
+#pragma GCC unroll 16
+        for (int j = 0; j < kLanes; ++j, advance(from, weights.result)) v[j] = _mm512_maskz_loadu_ps(j < weights.results ? lanes : __mmask16(0), from);
+        transpose(v);
+#pragma GCC unroll 16
+        for (int i = 0; i < kLanes; ++i) _mm512_store_ps(taps[y * kTaps + x][k + i], v[i]);
+      }
+}
+
+/// The transform along the columns of one source channel's taps.
+template <class F>
+MPSNN_INLINE void tap_columns(const float* from, std::ptrdiff_t line, std::ptrdiff_t pixel, __mmask16 lanes, Vector (&half)[kPoints][F::kTaps]) {
+#pragma GCC unroll 5
+  for (int x = 0; x < F::kTaps; ++x, advance(from, pixel)) {
+    Vector w[F::kTaps], u[kPoints];
+    const float* at = from;
+#pragma GCC unroll 5
+    for (int y = 0; y < F::kTaps; ++y, advance(at, line)) w[y] = _mm512_maskz_loadu_ps(lanes, at);
+    F::weights(w, u);
+#pragma GCC unroll 6
+    for (int y = 0; y < kPoints; ++y) half[y][x] = u[y];
+  }
+}
+
+/// A share of what the next call reads: two lines of each tap.
+template <int kTaps>
+MPSNN_INLINE void fetch_taps(const SplitWeights& weights, int k) {
+  const bool is_transposed = weights.result != 1;
+  const float* from = weights.next + k * (is_transposed ? weights.result : weights.source);
+  const std::ptrdiff_t second = is_transposed ? kLanes : kLanes * weights.source;
+  for (int y = 0; y < kTaps; ++y, advance(from, weights.y)) {
+    const float* at = from;
+    for (int x = 0; x < kTaps; ++x, advance(at, weights.x)) {
+      __builtin_prefetch(at);
+      __builtin_prefetch(at + second);
+    }
+  }
+}
+
+template <class F>
+void weights(const SplitWeights& weights) {
+  alignas(64) float taps[F::kTaps * F::kTaps][kDepth][kColumns];
+  const float* from = weights.from;
+  std::ptrdiff_t line = weights.y, pixel = weights.x, source = weights.source;
+  if (weights.result != 1) {
+    transpose_taps<F::kTaps>(weights, taps);
+    from = taps[0][0];
+    source = kColumns;
+    pixel = kDepth * kColumns;
+    line = F::kTaps * pixel;
+  }
+  const __mmask16 lanes = first_lanes(weights.results);
+  for (int k = 0; k < kDepth / 2; ++k, from += source) {
+    fetch_taps<F::kTaps>(weights, k);
+    Vector half[2][kPoints][F::kTaps];
+    tap_columns<F>(from, line, pixel, k < weights.sources ? lanes : __mmask16(0), half[0]);
+    tap_columns<F>(from + kLanes * source, line, pixel, k + kLanes < weights.sources ? lanes : __mmask16(0), half[1]);
+    std::uint16_t* position = weights.to + k * (2 * kColumns);
+#pragma GCC unroll 6
+    for (int y = 0; y < kPoints; ++y) {
+      Vector row[2][kPoints];
+      F::weights(half[0][y], row[0]);
+      F::weights(half[1][y], row[1]);
+      store_row(row[0], row[1], position, weights.step, kTile);
+    }
+  }
+}
+
 template <class F>
 constexpr SplitTransforms split_transforms() {
-  return {{{input<F, 0, 6>, nullptr}, {input<F, 0, 3>, input<F, 3, 6>}}, {{spread<F, 0, 6>, nullptr}, {spread<F, 0, 3>, spread<F, 3, 6>}}};
+  return {{{input<F, 0, 6>, nullptr}, {input<F, 0, 3>, input<F, 3, 6>}},
+          {{spread<F, 0, 6>, nullptr}, {spread<F, 0, 3>, spread<F, 3, 6>}},
+          rows<F>,
+          weights<F>};
 }
 
 #undef MPSNN_INLINE

@@ -237,6 +237,10 @@ struct SplitProduct {
   /// step, still a third of a multiply-add's, but an eighth of the time less where sums are short.
   bool chains = false;
   const SplitRows* meanwhile = nullptr;  ///< split during the product, which leaves the vector units idle
+  /// What the next product reads, fetched during this one: its left operand, and the first sums (of products of a step or two).
+  const std::uint16_t* next_a = nullptr;
+  std::size_t next_a_count = 0;
+  const float* next_c = nullptr;
 };
 
 /// Transforms of kDepth tiles of an image as an operand of a SplitProduct over the tiles, for the positions in some of a tile's rows.
@@ -246,6 +250,7 @@ struct SplitTransform {
     const float* source;  ///< of pixel (0, 0), which may lie outside
     WinogradInside inside;  ///< all zeros for a tile that does not exist
   } tiles[split::kDepth];
+  int count;  ///< of them that exist
   std::ptrdiff_t line, pixel;
   int channels;
   std::uint16_t* to;
@@ -253,11 +258,25 @@ struct SplitTransform {
   /// Left operand: elements between the parts, each with rows of kDepth; right operand: from one tile of 16 channels to the next.
   std::size_t part;
 };
+/// The transform of a step of weights, at most kDepth source channels and kColumns result channels: tap (y, x) of source channel k for
+/// result channel j is from[y * y + x * x + k * source + j * result].
+struct SplitWeights {
+  const float* from;
+  std::ptrdiff_t y, x, source, result;  ///< source or result is 1
+  int sources, results;
+  std::uint16_t* to;
+  std::size_t step;  ///< elements from one position to the next
+  const float* next;  ///< `from` of the next call, fetched meanwhile
+};
 struct SplitTransforms {
   static constexpr int kMaxGroups = 2;
   /// By [groups - 1][group], which hold as many rows of positions each: B^T d B as a right operand, and A e A^T as a left one.
   void (*input[kMaxGroups][kMaxGroups])(const SplitTransform&);
   void (*spread[kMaxGroups][kMaxGroups])(const SplitTransform&);
+  /// Operands of a product over the channels, at most kDepth of them: B^T d B as a left one, with rows of kDepth for the tiles, and the
+  /// weights G w G^T as a right one. Channels k and k + 16 are neighbours in a step of both.
+  void (*rows)(const SplitTransform&);
+  void (*weights)(const SplitWeights&);
 };
 
 struct MatrixUnit {
