@@ -23,6 +23,18 @@ std::string algorithm_of(const NNNeuronDescriptor& neuron) {
   return neuron.neuron_type == CNNNeuronType::ReLU ? std::string("fused with ReLU, ") + isa().name : std::string("direct, ") + isa().name;
 }
 
+/// Calls body(begin, end) for stretches of the pixels: each thread goes back from the end of those that it begins a loop with to their
+/// beginning, as the last ones that the loop before has read are in its cache still.
+template <class Body>
+void backwards(std::size_t pixels, int channels, Body body) {
+  const std::size_t step = std::max<std::size_t>(1, kTaskElements / std::max(1, channels)), tasks = (pixels + step - 1) / step;
+  parallel_for(tasks, [&](std::size_t task, int) {
+    const std::size_t threads = thread_count(), share = ((task + 1) * threads - 1) / tasks;
+    const std::size_t begin = (tasks * share / threads + tasks * (share + 1) / threads - 1 - task) * step;
+    body(begin, std::min(pixels, begin + step));
+  });
+}
+
 class Apply final : public Kernel {
  public:
   Apply(const BatchNormalizationOp& op, const Shape& shape) : op_(op), shape_(shape) {}
@@ -32,7 +44,7 @@ class Apply final : public Kernel {
     const int channels = shape_.channels;
     const ChannelNormalization n =
         normalization(call, 1, op_.epsilon, op_.neuron, call.input<float>(4), channels, static_cast<float*>(call.scratch));
-    parallel_ranges(shape_.pixels(), channels, [&](std::size_t begin, std::size_t end, int) {
+    backwards(shape_.pixels(), channels, [&](std::size_t begin, std::size_t end) {
       isa().normalize(call.input<float>(0) + begin * channels, call.output<float>(0) + begin * channels, end - begin, channels, n);
     });
   }
@@ -59,7 +71,7 @@ class Gradient final : public Kernel {
     for (int c = 0; c < channels; ++c) finish_channel(call, c, needs_sums, constant[c], factor[c]);
     float* gradient = call.output<float>(0);
     if (!gradient) return;
-    parallel_ranges(parts_.pixels, channels, [&](std::size_t begin, std::size_t end, int) {
+    backwards(parts_.pixels, channels, [&](std::size_t begin, std::size_t end) {
       const std::size_t first = begin * channels;
       isa().normalize_gradient(call.input<float>(0) + first, call.input<float>(1) + first, gradient + first, end - begin, channels, n, constant,
                                factor);
