@@ -123,6 +123,7 @@ def numbers(seed, *shape):
 LAYERS = {
     "plain": {},
     "winograd": {"outputs": 32, "inputs": 32},
+    "deep winograd": {"outputs": 208, "inputs": 208},
     "depthwise": {"groups": 6},
     "1x1": {"kernel": 1},
     "groups": {"groups": 2},
