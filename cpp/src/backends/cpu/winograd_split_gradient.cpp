@@ -1,6 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
 #include <algorithm>
-#include <atomic>
 
 #include "backends/cpu/winograd.hpp"
 #include "core/parallel.hpp"
@@ -154,7 +153,6 @@ class SplitWinogradWeightGradient final : public Kernel {
           for (int output = 0; output < block.outputs.size(); ++output)
             store(block, output, u + std::size_t(output) * range_inputs_, u_step_, own, weights);
         }
-        std::atomic_thread_fence(std::memory_order_seq_cst);  // for what was stored past the caches
       });
     }
     // Part by part, and in a part range by range: threads read the same images.
@@ -328,10 +326,7 @@ class SplitWinogradWeightGradient final : public Kernel {
       if (output >= block.outputs.size()) return;
       float *own = scratch + threads_offset_ + thread * thread_.floats(), *row = own + row_offset_;
       const float* sums = scratch + sums_offset_ + range * positions() * u_step_ + std::size_t(output) * range_inputs_;
-      if (parts_ == 1) {
-        store(block, output, sums, u_step_, own, weights);
-        return std::atomic_thread_fence(std::memory_order_seq_cst);  // for what was stored past the caches
-      }
+      if (parts_ == 1) return store(block, output, sums, u_step_, own, weights);
       for (int p = 0; p < positions(); ++p, sums += u_step_) {
         float* total = row + std::ptrdiff_t(p) * range_inputs_;
         std::copy_n(sums, range_inputs_, total);
@@ -341,7 +336,6 @@ class SplitWinogradWeightGradient final : public Kernel {
         }
       }
       store(block, output, row, range_inputs_, own, weights);
-      std::atomic_thread_fence(std::memory_order_seq_cst);
     });
   }
 

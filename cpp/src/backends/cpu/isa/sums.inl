@@ -44,6 +44,13 @@ inline __attribute__((always_inline)) void stream(float* p, Vector v) {
 #endif
 }
 
+/// Behind such stores, before another thread is told.
+inline void end_streams() {
+#if defined(__x86_64__)
+  __builtin_ia32_sfence();
+#endif
+}
+
 /// Two rows of four vectors at a time: a quarter of a page is written to each of two places.
 template <bool Streams>
 void multiply_outer(std::size_t rows, std::size_t columns, std::size_t depth, const float* a, std::size_t a_stride, const float* b,
@@ -91,9 +98,7 @@ void outer_products(std::size_t rows, std::size_t columns, std::size_t depth, co
     multiply_outer<true>(rows, columns, depth, a, a_stride, b, b_stride, c, c_stride);
   else
     multiply_outer<false>(rows, columns, depth, a, a_stride, b, b_stride, c, c_stride);
-#if defined(__AVX2__)
-  __builtin_ia32_sfence();
-#endif
+  end_streams();
 }
 
 void sum_rows(std::size_t count, std::size_t rows, const float* a, std::size_t stride, float* result) {

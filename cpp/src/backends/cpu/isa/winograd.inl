@@ -152,6 +152,7 @@ void winograd_gather(const float* u, std::size_t step, std::size_t count, float*
 #pragma GCC unroll 5
           for (int i = 0; i < kTaps; ++i, advance(to, kTaps * tap_step)) kStreams ? stream(to, out[i]) : store(to, out[i]);
         });
+  if (kStreams) end_streams();
 }
 
 template <class F>
