@@ -98,6 +98,14 @@ def test_a_quick_run_writes_table_and_plot(tmp_path, which):
     assert (tmp_path / "bench.png").stat().st_size > 0
 
 
+def test_a_report_that_cannot_be_written_is_refused_before_anything_is_measured(tmp_path):
+    said = []
+    output = tmp_path / "missing" / "bench.md"
+    with pytest.raises(mpsnn.OptionError, match=r"there is no folder .*missing.* to write bench.md to"):
+        run(Request("500>10", ["fwd"], None, False, False, [], False, output), Settings(), said.append)
+    assert not said
+
+
 def test_names_that_fit_nothing_are_refused():
     with pytest.raises(mpsnn.OptionError, match="no layer's name contains"):
         run(Request("9x9x9", ["fwd"], None, False, False, [], False, None), Settings(), print)

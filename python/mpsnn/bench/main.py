@@ -65,11 +65,24 @@ def _chosen_steps(request: Request) -> list[StepCase]:
     return chosen
 
 
+def _check_output(request: Request) -> None:
+    """Before half an hour of measurements, not behind it."""
+    from mpsnn._errors import make_error
+
+    if request.output is not None and not request.output.absolute().parent.is_dir():
+        raise make_error(
+            "OptionError",
+            f'there is no folder "{request.output.parent}" to write {request.output.name} to.',
+            hint="make it first, or name another file",
+        )
+
+
 def run(request: Request, settings: Settings, say: Callable[[str], None]) -> list[Result]:
     """Runs the request; `say` gets lines of text."""
     from mpsnn.bench.report import line, markdown, plot
 
     layers, steps = _chosen_layers(request), _chosen_steps(request)
+    _check_output(request)
     if request.profile:
         from mpsnn.bench.side_mpsnn import profile, set_threads
 
