@@ -53,8 +53,8 @@ class ThreadPool {
     body_ = body;
     sharers_ = helpers + 1;
     for (int i = 0; i < sharers_; ++i) {
-      shares_[i].next.store(task_count * i / sharers_, std::memory_order_relaxed);
-      shares_[i].end = task_count * (i + 1) / sharers_;
+      shares_[i].next.store(first_own_task(task_count, i, sharers_), std::memory_order_relaxed);
+      shares_[i].end = first_own_task(task_count, i + 1, sharers_);
     }
     {
       std::lock_guard lock(mutex_);

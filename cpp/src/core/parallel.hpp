@@ -23,6 +23,9 @@ void parallel_for(std::size_t task_count, Body&& body) {
       const_cast<std::remove_const_t<Plain>*>(std::addressof(body)));
 }
 
+/// The first of the tasks that thread `thread` of so many begins a loop with, always the same ones.
+inline std::size_t first_own_task(std::size_t task_count, std::size_t thread, std::size_t threads) { return task_count * thread / threads; }
+
 /// Threads that parallel_for uses: what set_thread_count() said, else MPSNN_NUM_THREADS, else one per core.
 int thread_count();
 /// Takes 1 to max_thread_count(); throws OptionError for anything else.

@@ -28,9 +28,10 @@ std::string algorithm_of(const NNNeuronDescriptor& neuron) {
 template <class Body>
 void backwards(std::size_t pixels, int channels, Body body) {
   const std::size_t step = std::max<std::size_t>(1, kTaskElements / std::max(1, channels)), tasks = (pixels + step - 1) / step;
+  const std::size_t threads = thread_count();  // once: another thread may change it meanwhile, and each stretch has one turn
   parallel_for(tasks, [&](std::size_t task, int) {
-    const std::size_t threads = thread_count(), share = ((task + 1) * threads - 1) / tasks;
-    const std::size_t begin = (tasks * share / threads + tasks * (share + 1) / threads - 1 - task) * step;
+    const std::size_t share = ((task + 1) * threads - 1) / tasks;
+    const std::size_t begin = (first_own_task(tasks, share, threads) + first_own_task(tasks, share + 1, threads) - 1 - task) * step;
     body(begin, std::min(pixels, begin + step));
   });
 }

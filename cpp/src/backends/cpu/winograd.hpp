@@ -124,7 +124,7 @@ void multiply_panel_transposed(const Isa& isa, const PanelProduct& panel);
 
 /// The filter of one output channel of a weight gradient, from its sums at the positions, `step` floats apart; whole vectors of them.
 /// `w` holds taps * taps * as many floats. `streams` where weights are more than the second-level cache holds: storing them past it does not
-/// fetch them first, a fifth of a layer of 1024 channels; then a fence must follow.
+/// fetch them first, a fifth of a layer of 1024 channels.
 void gather_filter(const WinogradTransforms& transforms, const float* u, std::size_t step, int inputs, float* w, const WeightLayout& layout,
                    float* filter, bool streams = false);
 

@@ -195,7 +195,7 @@ struct WinogradTransforms {
                  std::ptrdiff_t pixel, int lines, int columns);
   /// u := G w G^T of weights whose taps lie `tap_step` floats apart; `count` is a multiple of the lanes.
   void (*weights)(const float* w, std::size_t tap_step, std::size_t count, float* u, std::size_t step);
-  /// w := G^T u G; the second one past the caches, to the boundary of a line, where vectors are as long as one: needs a fence behind it.
+  /// w := G^T u G; the second one past the caches, to the boundary of a line, where vectors are as long as one.
   void (*gather)(const float* u, std::size_t step, std::size_t count, float* w, std::size_t tap_step);
   void (*stream_gathered)(const float* u, std::size_t step, std::size_t count, float* w, std::size_t tap_step);
 };

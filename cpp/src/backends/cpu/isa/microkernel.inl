@@ -410,7 +410,7 @@ namespace {
 #include "backends/cpu/isa/elementwise.inl"
 #include "backends/cpu/isa/normalization.inl"
 #include "backends/cpu/isa/softmax.inl"
-#include "backends/cpu/isa/rows.inl"
+#include "backends/cpu/isa/fully_connected.inl"
 
 namespace mpsnn::cpu {
 namespace {
