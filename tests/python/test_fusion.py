@@ -142,7 +142,9 @@ def test_a_relu_behind_a_convolution_is_its_neuron(monkeypatch, slope, layer, al
     incoming = np.random.default_rng(2).standard_normal((3, 6, 5, options.get("outputs", 6)))
     apart, together = both_ways(monkeypatch, rectified(slope, **options), [images], incoming)
     assert NEURON in apart and NEURON not in together
-    assert "NeuronGradient" in apart and "NeuronGradient" not in together  # pooling's gradient has its slope
+    # The slope is that of the pooled value, which comes first; nobody in front of it could have it.
+    assert apart.index("NeuronGradient") > apart.index("PoolingGradient")
+    assert together.index("NeuronGradient") < together.index("PoolingGradient")
 
 
 def test_a_relu_stays_apart_where_others_would_see_the_difference(monkeypatch):

@@ -139,40 +139,90 @@ void drop_copies(Plan& plan, std::vector<bool>& is_gone) {
   }
 }
 
+/// The gradient of max pooling and that of the ReLU in front of it change places: the pooled value has the winner's sign, and is a quarter of the
+/// image or less. That image is then free behind the pooling, and the ReLU's gradient next to whatever made its gradient.
+void move_slope_behind_maximum(Plan& plan, const Uses& uses, const Step& pooling) {
+  const auto* forward = std::get_if<PoolingOp>(&pooling.operation);
+  if (!forward || forward->kind != PoolingKind::max || pooling.saved == kNoValue || pooling.outputs[0] == kNoValue) return;
+  for (Step& step : plan.steps) {
+    if (!std::holds_alternative<PoolingGradientOp>(step.operation) || step.saved != pooling.saved) continue;
+    const ValueId between = step.outputs[0];
+    if (!lies_in_arena(plan, between) || uses.readers[between].size() != 1) return;
+    Step& behind = plan.steps[uses.readers[between][0]];
+    const auto* slope = std::get_if<NeuronGradientOp>(&behind.operation);
+    if (!slope || slope->neuron.neuron_type != kSignedReLU || behind.inputs[0] != between || behind.inputs[1] != pooling.inputs[0]) return;
+    plan.values[between].shape = plan.values[step.inputs[0]].shape;
+    std::swap(step.operation, behind.operation);
+    std::swap(step.node, behind.node);
+    std::swap(step.saved, behind.saved);
+    behind.inputs = {between, kNoValue, kNoValue};
+    step.inputs = {step.inputs[0], pooling.outputs[0]};
+    return;
+  }
+}
+
+/// A plan's steps that have become part of others, and go at the end.
+class Gone {
+ public:
+  explicit Gone(Plan& plan) : plan_(plan), is_gone_(plan.steps.size(), false) {}
+  ~Gone() {
+    std::vector<Step> kept;
+    for (std::size_t i = 0; i < plan_.steps.size(); ++i)
+      if (!is_gone_[i]) kept.push_back(std::move(plan_.steps[i]));
+    plan_.steps = std::move(kept);
+  }
+  std::vector<bool>& flags() { return is_gone_; }
+  void add(const std::vector<const Step*>& steps) {
+    for (const Step* step : steps) is_gone_[static_cast<std::size_t>(step - plan_.steps.data())] = true;
+  }
+
+ private:
+  Plan& plan_;
+  std::vector<bool> is_gone_;
+};
+
+void fuse_forward(Plan& plan) {
+  Gone gone(plan);
+  const Uses uses(plan);
+  for (Step& step : plan.steps) {
+    if (std::holds_alternative<BatchNormalizationOp>(step.operation)) gone.add(fuse_normalization(plan, uses, step));
+    if (auto* op = std::get_if<ConvolutionOp>(&step.operation)) {
+      gone.add(fuse_neuron(plan, uses, step, op->neuron));
+      gone.add(fuse_statistics(plan, uses, step, op->sub_pixel_scale));
+    }
+    if (auto* op = std::get_if<ConvolutionTransposeOp>(&step.operation)) {
+      gone.add(fuse_neuron(plan, uses, step, op->neuron));
+      gone.add(fuse_statistics(plan, uses, step, 1));
+    }
+    if (auto* op = std::get_if<ArithmeticOp>(&step.operation)) gone.add(fuse_neuron(plan, uses, step, op->neuron));
+  }
+}
+
+/// Which neurons are left, and what their gradients read, is known by now.
+void fuse_gradients(Plan& plan) {
+  Gone gone(plan);
+  const Uses uses(plan);
+  const auto fuse = [&](Step& step, NNNeuronDescriptor& neuron) {
+    const std::vector<const Step*> gradient = fuse_neuron_gradient(plan, uses, gone.flags(), step, neuron);
+    gone.add(gradient);
+    return !gradient.empty();
+  };
+  for (Step& step : plan.steps) {
+    if (auto* op = std::get_if<ConvolutionDataGradientOp>(&step.operation)) fuse(step, op->neuron);
+    if (auto* op = std::get_if<ConvolutionTransposeDataGradientOp>(&step.operation)) fuse(step, op->neuron);
+    if (auto* op = std::get_if<PoolingGradientOp>(&step.operation)) fuse(step, op->neuron);
+    if (auto* op = std::get_if<ArithmeticOp>(&step.operation)) op->is_neuron_gradient = fuse(step, op->neuron);
+  }
+  drop_copies(plan, gone.flags());
+}
+
 }  // namespace
 
 Plan fused(Plan plan) {
-  std::vector<bool> is_gone(plan.steps.size(), false);
+  fuse_forward(plan);
   const Uses uses(plan);
-  const auto drop = [&](const std::vector<const Step*>& gone) {
-    for (const Step* step : gone) is_gone[static_cast<std::size_t>(step - plan.steps.data())] = true;
-  };
-  for (Step& step : plan.steps) {
-    if (std::holds_alternative<BatchNormalizationOp>(step.operation)) drop(fuse_normalization(plan, uses, step));
-    if (auto* op = std::get_if<ConvolutionOp>(&step.operation)) {
-      drop(fuse_neuron(plan, uses, step, op->neuron));
-      drop(fuse_statistics(plan, uses, step, op->sub_pixel_scale));
-    }
-    if (auto* op = std::get_if<ConvolutionTransposeOp>(&step.operation)) {
-      drop(fuse_neuron(plan, uses, step, op->neuron));
-      drop(fuse_statistics(plan, uses, step, 1));
-    }
-    // Behind all forward steps: which neurons are left, and what their gradients read, is known by now.
-    if (auto* op = std::get_if<ConvolutionDataGradientOp>(&step.operation)) drop(fuse_neuron_gradient(plan, uses, is_gone, step, op->neuron));
-    if (auto* op = std::get_if<ConvolutionTransposeDataGradientOp>(&step.operation)) drop(fuse_neuron_gradient(plan, uses, is_gone, step, op->neuron));
-    if (auto* op = std::get_if<PoolingGradientOp>(&step.operation)) drop(fuse_neuron_gradient(plan, uses, is_gone, step, op->neuron));
-    if (auto* op = std::get_if<ArithmeticOp>(&step.operation)) {
-      drop(fuse_neuron(plan, uses, step, op->neuron));
-      const std::vector<const Step*> gradient = fuse_neuron_gradient(plan, uses, is_gone, step, op->neuron);
-      op->is_neuron_gradient = !gradient.empty();
-      drop(gradient);
-    }
-  }
-  drop_copies(plan, is_gone);
-  std::vector<Step> kept;
-  for (std::size_t i = 0; i < plan.steps.size(); ++i)
-    if (!is_gone[i]) kept.push_back(std::move(plan.steps[i]));
-  plan.steps = std::move(kept);
+  for (const Step& step : plan.steps) move_slope_behind_maximum(plan, uses, step);
+  fuse_gradients(plan);
   return plan;
 }
 

@@ -152,14 +152,16 @@ Step PlanBuilder::forward_step(const NNFilterNode& forward) const {
   return step;
 }
 
-void PlanBuilder::read_saved(const NNFilterNode& forward) {
+void PlanBuilder::read_saved(const NNFilterNode& gradient, std::size_t operand, const NNFilterNode& forward) {
   Step& producer = plan_.steps[result_steps_.at(&forward)];
   if (producer.saved == kNoValue) {
     const std::size_t bytes = engine_.saved_bytes(producer.operation, plan_.operand_shapes(producer));
     if (bytes == 0) return;
     producer.saved = add_value({.shape = {0, 0, 0, 0}, .bytes = bytes, .label = name(forward) + " state"});
   }
-  plan_.steps.back().saved = producer.saved;
+  Step& reader = plan_.steps[result_steps_.at(&gradient)];
+  reader.saved = producer.saved;
+  reader.inputs[operand] = kNoValue;
 }
 
 void PlanBuilder::require_same_shape(const NNFilterNode& node, const char* what, ValueId actual, const Shape& expected) const {

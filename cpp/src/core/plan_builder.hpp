@@ -67,8 +67,8 @@ class PlanBuilder {
   ValueId result(const NNFilterNode& node, const Shape& shape);
   /// The operation that made the result image of the filter behind a gradient state.
   Step forward_step(const NNFilterNode& forward) const;
-  /// Lets the operation made last read what `forward` saves for its gradient.
-  void read_saved(const NNFilterNode& forward);
+  /// Lets the operation of `gradient` read what `forward` saves for it, if anything, in place of that operand.
+  void read_saved(const NNFilterNode& gradient, std::size_t operand, const NNFilterNode& forward);
 
   /// Throws ShapeError unless the incoming gradient of `node` has the forward result's shape.
   void require_gradient_shape(const NNFilterNode& node, ValueId gradient, const Shape& forward_result) const;

@@ -66,7 +66,7 @@ void CNNPoolingGradientNode::lower(PlanBuilder& plan) const {
   const PoolingOp operation = *forward;
   const Shape result = plan.shape(source);
   plan.add_result(*this, PoolingGradientOp{operation}, {gradient, reads_source ? source : kNoValue, reads_result ? step.outputs[0] : kNoValue}, result);
-  plan.read_saved(forward_filter());
+  plan.read_saved(*this, 1, forward_filter());
 }
 
 Json CNNPoolingGradientNode::parameters() const { return to_json(window_); }

@@ -1,0 +1,83 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Max pooling behind a convolution and its ReLU: what becomes one operation computes the same bits as apart."""
+
+import mpsnn
+import numpy as np
+import pytest
+from geometry_cases import Edge, Method, Padding
+from test_fusion import both_ways, convolution, numbers
+
+SAME = Method.SizeSame | Method.AddRemainderToBottomRight
+# Name: window, stride, padding.
+WINDOWS = {
+    "2x2": ((2, 2), (2, 2), Padding()),
+    "2x2 inside": ((2, 2), (2, 2), Padding(Method.SizeValidOnly)),
+    "2x2 over the edge": ((2, 2), (2, 2), Padding(SAME)),
+    "2x2 with zeros": ((2, 2), (2, 2), Padding(SAME, edge=Edge.Zero)),
+    "2x2 from -1": ((2, 2), (2, 2), Padding(explicit_y=(1, 0), explicit_x=(1, 0))),
+    "2x2 overlapping": ((2, 2), (1, 1), Padding(SAME)),
+    "3x3 overlapping": ((3, 3), (2, 2), Padding(SAME)),
+    "3x3 full": ((3, 3), (2, 2), Padding(Method.SizeFull, edge=Edge.Zero)),
+    "2x3 apart": ((2, 3), (3, 4), Padding()),
+    "1x1": ((1, 1), (1, 1), Padding()),
+}
+# Name: channels of the convolution, image.
+LAYERS = {
+    "few channels": (6, 6, (3, 13, 11)),
+    "winograd": (32, 48, (3, 13, 11)),
+    "winograd, one tile": (32, 40, (2, 4, 4)),
+    "winograd, whole tiles": (64, 64, (2, 16, 12)),
+    "deep winograd": (208, 212, (2, 14, 9)),
+}
+
+
+def pooled(layer, window, slope, *, exported=False, read_twice=False, alone=False):
+    """A convolution, a ReLU with this slope unless it is None, max pooling, and another convolution unless it is `alone`."""
+    inputs, outputs, _ = LAYERS[layer]
+    (height, width), (stride_y, stride_x), padding = WINDOWS[window]
+
+    def build(image):
+        node = convolution(image, inputs=inputs, outputs=outputs)
+        image = node.result_image
+        if slope is not None:
+            image = mpsnn.MPSCNNNeuronReLUNode(image, slope).result_image
+        image.export_from_graph = exported
+        pool = mpsnn.MPSCNNPoolingMaxNode(image, width, height, stride_x, stride_y)
+        pool.padding_policy = padding.policy()
+        last = pool if alone else convolution(pool.result_image, inputs=outputs, outputs=5, kernel=1)
+        if read_twice:
+            other = mpsnn.MPSCNNPoolingAverageNode(image, width, height, stride_x, stride_y)
+            other.padding_policy = padding.policy()
+            other = convolution(other.result_image, inputs=outputs, outputs=5, kernel=1)
+            last = mpsnn.MPSNNAdditionNode(last.result_image, other.result_image)
+        return last, [node]
+
+    return build
+
+
+def incoming_of(build, images):
+    """A gradient for the result."""
+    node, _ = build(mpsnn.MPSNNImageNode())
+    graph = mpsnn.MPSNNGraph(mpsnn.Device("cpu"), node.result_image)
+    shape = graph.plan([images.shape]).operations[-1].result
+    sizes = [int(size) for size in str(shape).split(" x ")]
+    return np.random.default_rng(16).standard_normal(sizes).astype(np.float32)
+
+
+# A slope of a power of two: products with it are exact, and so are sums of them whatever came first.
+@pytest.mark.parametrize("slope", [None, 0.0, 0.25])
+@pytest.mark.parametrize("window", WINDOWS)
+@pytest.mark.parametrize("layer", LAYERS)
+def test_pooling_behind_a_convolution_gives_the_same_bits(monkeypatch, layer, window, slope):
+    images = numbers(17, *LAYERS[layer][2], LAYERS[layer][0])
+    build = pooled(layer, window, slope)
+    _, together = both_ways(monkeypatch, build, [images], incoming_of(build, images))
+    assert "Neuron" not in together and "NeuronGradient" not in together
+
+
+@pytest.mark.parametrize("options", [{"read_twice": True}, {"exported": True}, {"alone": True}], ids=str)
+@pytest.mark.parametrize("layer", ["few channels", "winograd"])
+def test_pooling_stays_apart_where_others_read_its_source(monkeypatch, layer, options):
+    images = numbers(18, *LAYERS[layer][2], LAYERS[layer][0])
+    build = pooled(layer, "2x2", 0.0, **options)
+    both_ways(monkeypatch, build, [images], incoming_of(build, images))
