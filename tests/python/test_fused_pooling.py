@@ -4,8 +4,9 @@
 import mpsnn
 import numpy as np
 import pytest
+from engines import Network
 from geometry_cases import Edge, Method, Padding
-from test_fusion import both_ways, convolution, numbers
+from test_fusion import SHAPE, both_ways, convolution, numbers
 
 SAME = Method.SizeSame | Method.AddRemainderToBottomRight
 # Name: window, stride, padding.
@@ -81,3 +82,21 @@ def test_pooling_stays_apart_where_others_read_its_source(monkeypatch, layer, op
     images = numbers(18, *LAYERS[layer][2], LAYERS[layer][0])
     build = pooled(layer, "2x2", 0.0, **options)
     both_ways(monkeypatch, build, [images], incoming_of(build, images))
+
+
+def test_a_gradient_that_is_stored_in_halves_reads_the_winners(monkeypatch):
+    def build(image):
+        node = convolution(image)
+        pool = mpsnn.MPSCNNPoolingMaxNode(node.result_image, 2, 2)
+        pool.result_image.format = mpsnn.MPSImageFeatureChannelFormat.Float16
+        return pool, [node]
+
+    def halves(engine):
+        network = Network(engine, build)
+        network.graph.format = mpsnn.MPSImageFeatureChannelFormat.Float16
+        return network.run([numbers(20, *SHAPE)], incoming)
+
+    incoming = np.random.default_rng(21).standard_normal((3, 3, 4, 6)).astype(np.float16)
+    expected, got = halves("reference"), halves("cpu")
+    assert np.count_nonzero(got.gradients[0]) > 100
+    np.testing.assert_allclose(got.gradients[0], expected.gradients[0], rtol=1e-2, atol=1e-2)
