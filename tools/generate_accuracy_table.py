@@ -24,7 +24,7 @@ HEAD = """# Accuracy of convolutions
 Written by `tools/generate_accuracy_table.py`: edit that, not this file.
 
 With `graph.precision = "fast"`, the default, a convolution of 3 x 3 or 5 x 5 taps and stride 1 may be computed by Winograd's algorithm, which
-multiplies less and rounds more; `graph.plan(...)` says where and why, and the environment variable `MPSNN_CONV` (`direct`, `gemm`, `columns` or
+multiplies less and rounds more; `graph.plan(...)` says where and why, and the environment variable `MPSNN_CONV` (`direct`, `gemm`, `patches`, `columns` or
 `winograd`) forces an algorithm on every layer that it can do. With `"strict"` only algorithms run whose error is that of adding the products up
 directly: F(2 x 2, 3 x 3) for the forward pass and the data gradient of 3 x 3 taps, matrix products for everything else. The choice is saved with
 the graph.

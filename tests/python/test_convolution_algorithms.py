@@ -12,7 +12,7 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from winograd_error import relative_error_bound
 
-ALGORITHMS = ["direct", "gemm", "columns", "winograd"]
+ALGORITHMS = ["direct", "gemm", "patches", "columns", "winograd"]
 
 
 @pytest.fixture(params=ALGORITHMS)
@@ -146,7 +146,7 @@ def test_an_algorithm_that_cannot_do_a_layer_leaves_it_to_another(forced):
     layer = ((1, 8, 8, 16), 16, 3, 1, 1, PADDINGS[0])
     _, algorithms = run_layer("cpu", layer, "fast", inputs_of(layer))
     forward = algorithms[0]
-    if forced in ("direct", "columns"):
+    if forced in ("direct", "patches", "columns"):
         assert f"not {forced}: " in forward
     else:
         assert "MPSNN_CONV" in forward

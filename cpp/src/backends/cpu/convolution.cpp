@@ -169,23 +169,24 @@ std::unique_ptr<Kernel> explain(std::unique_ptr<Kernel> kernel, const Convolutio
 
 std::unique_ptr<Kernel> make_forward(const ConvolutionGeometry& geometry, const WeightLayout& layout, int images,
                                      const Epilogue& epilogue, Precision precision) {
-  const ConvolutionChoice choice =
-      choose({ConvolutionPass::forward, geometry, images, precision, epilogue.sub_pixel_scale});
+  const ConvolutionProblem problem{ConvolutionPass::forward, geometry, images, precision, epilogue.sub_pixel_scale, layout == natural_layout(geometry)};
+  const ConvolutionChoice choice = choose(problem);
   if (choice.algorithm == ConvolutionAlgorithm::direct)
     return explain(make_depthwise_forward(geometry, layout, images, epilogue), choice);
   if (choice.algorithm == ConvolutionAlgorithm::winograd)
     return explain(make_winograd_forward(geometry, layout, images, epilogue, precision), choice);
   const std::size_t pixels = pixels_of(images, geometry.window.y.output, geometry.window.x.output);
-  if (epilogue.sub_pixel_scale == 1)
-    if (auto kernel = make_fully_connected_forward(geometry, layout, images))
-      return explain(with_epilogue(std::move(kernel), epilogue, pixels, geometry.output_channels), choice);
+  if (choice.algorithm == ConvolutionAlgorithm::patches)
+    return explain(with_epilogue(make_patches(problem), epilogue, pixels, geometry.output_channels), choice);
   std::vector<CorrelationPart> parts{forward_correlation(geometry, layout, images, epilogue.sub_pixel_scale)};
   return explain(std::make_unique<CorrelationKernel>(std::move(parts), geometry, images, geometry.output_channels, pixels, epilogue), choice);
 }
 
 std::unique_ptr<Kernel> make_data_gradient(const ConvolutionGeometry& geometry, const WeightLayout& layout, int images,
                                            const Epilogue& epilogue, Precision precision) {
-  const ConvolutionChoice choice = choose({ConvolutionPass::data_gradient, geometry, images, precision});
+  const ConvolutionProblem problem{.pass = ConvolutionPass::data_gradient, .geometry = geometry, .images = images, .precision = precision,
+                                   .has_natural_weights = layout == natural_layout(geometry)};
+  const ConvolutionChoice choice = choose(problem);
   const std::size_t pixels = pixels_of(images, geometry.window.y.input, geometry.window.x.input);
   if (choice.algorithm == ConvolutionAlgorithm::direct)
     return explain(make_depthwise_data_gradient(geometry, layout, images, epilogue), choice);
@@ -193,8 +194,8 @@ std::unique_ptr<Kernel> make_data_gradient(const ConvolutionGeometry& geometry, 
     return explain(with_epilogue(make_column_gradient(geometry, layout, images), epilogue, pixels, geometry.input_channels), choice);
   if (choice.algorithm == ConvolutionAlgorithm::winograd)
     return explain(make_winograd_data_gradient(geometry, layout, images, epilogue, precision), choice);
-  if (auto kernel = make_fully_connected_data_gradient(geometry, layout, images))
-    return explain(with_epilogue(std::move(kernel), epilogue, pixels, geometry.input_channels), choice);
+  if (choice.algorithm == ConvolutionAlgorithm::patches)
+    return explain(with_epilogue(make_patches(problem), epilogue, pixels, geometry.input_channels), choice);
   const bool clamps =
       geometry.edge_mode == ImageEdgeMode::Clamp && !(geometry.window.y.is_inside() && geometry.window.x.is_inside());
   ConvolutionGeometry enlarged = geometry;

@@ -20,6 +20,7 @@ constexpr struct {
   const char* name;
 } kAlgorithms[] = {{ConvolutionAlgorithm::direct, "direct"},
                    {ConvolutionAlgorithm::gemm, "gemm"},
+                   {ConvolutionAlgorithm::patches, "patches"},
                    {ConvolutionAlgorithm::columns, "columns"},
                    {ConvolutionAlgorithm::winograd, "winograd"}};
 
@@ -138,7 +139,8 @@ double winograd_flops(const ConvolutionProblem& p) {
 
 ConvolutionChoice described(ConvolutionChoice choice, const ConvolutionProblem& p) {
   switch (choice.algorithm) {
-    case ConvolutionAlgorithm::direct: choice.layout = "NHWC"; break;
+    case ConvolutionAlgorithm::direct:
+    case ConvolutionAlgorithm::patches: choice.layout = "NHWC"; break;
     case ConvolutionAlgorithm::gemm: choice.uses_matrix_unit = uses_matrix_unit(p); [[fallthrough]];
     case ConvolutionAlgorithm::columns:
       choice.layout = p.pass == ConvolutionPass::weight_gradient ? "NHWC" : "NHWC, weights in panels";
@@ -198,6 +200,7 @@ std::string obstacle(ConvolutionAlgorithm algorithm, const ConvolutionProblem& p
       if (!is_depthwise(p.geometry) && !has_narrow_groups(p.geometry)) return "neither depthwise nor narrow groups";
       return p.sub_pixel_scale > 1 ? "sub-pixels" : "";
     case ConvolutionAlgorithm::gemm: return "";
+    case ConvolutionAlgorithm::patches: return patches_obstacle(p);
     case ConvolutionAlgorithm::columns: return columns_obstacle(p);
     case ConvolutionAlgorithm::winograd: return winograd_obstacle(p);
   }
@@ -208,6 +211,7 @@ double estimate_cycles(ConvolutionAlgorithm algorithm, const ConvolutionProblem&
   switch (algorithm) {
     case ConvolutionAlgorithm::direct: return direct_cycles(problem);
     case ConvolutionAlgorithm::gemm: return gemm_cycles(problem);
+    case ConvolutionAlgorithm::patches: return patches_cycles(problem);
     case ConvolutionAlgorithm::columns: return column_cycles(problem);
     case ConvolutionAlgorithm::winograd: return winograd_cycles(problem);
   }

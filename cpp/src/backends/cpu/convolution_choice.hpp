@@ -15,6 +15,7 @@ enum class ConvolutionPass { forward, data_gradient, weight_gradient };
 enum class ConvolutionAlgorithm {
   direct,    ///< products added up where they lie: depthwise
   gemm,      ///< patches times weights; does everything
+  patches,   ///< few pixels: their patches copied, the weights read where they lie
   columns,   ///< data gradient: pixels times weights, the products added where their taps lie
   winograd,  ///< tiles and weights transformed, multiplied position by position, transformed back
 };
@@ -26,6 +27,7 @@ struct ConvolutionProblem {
   int images = 1;
   Precision precision = Precision::fast;
   int sub_pixel_scale = 1;
+  bool has_natural_weights = true;  ///< as they lie for a convolution, not for the one that it undoes
 
   std::size_t output_pixels() const;
   std::size_t input_pixels() const;

@@ -11,6 +11,7 @@ namespace mpsnn::cpu {
 /// Where the weight of (group, output channel in it, tap y, tap x, input channel in it) of a convolution lies.
 struct WeightLayout {
   std::ptrdiff_t offset, group, output, y, x, input;
+  bool operator==(const WeightLayout&) const = default;
 
   const float* at(const float* weights, int g) const { return weights + offset + g * group; }
   float* at(float* weights, int g) const { return weights + offset + g * group; }

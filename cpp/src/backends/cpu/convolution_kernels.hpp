@@ -48,14 +48,18 @@ std::unique_ptr<Kernel> make_depthwise_data_gradient(const ConvolutionGeometry& 
 std::unique_ptr<Kernel> make_depthwise_weight_gradient(const ConvolutionGeometry& geometry, const WeightLayout& layout,
                                                        int images, bool is_transposed);
 
-// Fully connected layers of few images (fully_connected.cpp); null for anything else. Same operands, natural layout of the weights,
-// without an epilogue.
-std::unique_ptr<Kernel> make_fully_connected_forward(const ConvolutionGeometry& geometry, const WeightLayout& layout, int images);
-std::unique_ptr<Kernel> make_fully_connected_data_gradient(const ConvolutionGeometry& geometry, const WeightLayout& layout, int images);
+// Convolutions of few pixels (patches.cpp): where patches_obstacle() is empty. Same operands, without an epilogue.
+std::string patches_obstacle(const ConvolutionProblem& problem);
+double patches_cycles(const ConvolutionProblem& problem);
+std::unique_ptr<Kernel> make_patches(const ConvolutionProblem& problem);
+
+// What they become, fully connected layers of few images (fully_connected.cpp): weights outputs x inputs.
+std::string fully_connected_obstacle(ConvolutionPass pass, int outputs, int images);
+double fully_connected_cycles(ConvolutionPass pass, int inputs, int outputs, int images);
+std::unique_ptr<Kernel> make_fully_connected(ConvolutionPass pass, int inputs, int outputs, int images);
 /// On the matrix unit (split_fully_connected.cpp).
 std::unique_ptr<Kernel> make_split_fully_connected_forward(int inputs, int outputs, int images);
 std::unique_ptr<Kernel> make_split_fully_connected_data_gradient(int inputs, int outputs, int images);
-std::unique_ptr<Kernel> make_fully_connected_weight_gradient(const ConvolutionGeometry& geometry, const WeightLayout& layout, int images);
 
 /// Groups of a few channels with as many outputs, so that a vector holds whole groups: the same kernels do them.
 bool has_narrow_groups(const ConvolutionGeometry& geometry);

@@ -325,13 +325,14 @@ class WeightGradientKernel final : public Kernel {
 
 std::unique_ptr<Kernel> make_weight_gradient(const ConvolutionGeometry& geometry, const WeightLayout& layout, int images,
                                              bool is_transposed, Precision precision) {
-  const ConvolutionChoice choice = choose({ConvolutionPass::weight_gradient, geometry, images, precision});
+  const ConvolutionProblem problem{.pass = ConvolutionPass::weight_gradient, .geometry = geometry, .images = images, .precision = precision,
+                                   .has_natural_weights = !is_transposed && layout == natural_layout(geometry)};
+  const ConvolutionChoice choice = choose(problem);
   if (choice.algorithm == ConvolutionAlgorithm::direct)
     return explain(make_depthwise_weight_gradient(geometry, layout, images, is_transposed), choice);
   if (choice.algorithm == ConvolutionAlgorithm::winograd)
     return explain(make_winograd_weight_gradient(geometry, layout, images, is_transposed, precision), choice);
-  if (!is_transposed)
-    if (auto kernel = make_fully_connected_weight_gradient(geometry, layout, images)) return explain(std::move(kernel), choice);
+  if (choice.algorithm == ConvolutionAlgorithm::patches) return explain(make_patches(problem), choice);
   if (choice.uses_matrix_unit) return explain(make_matrix_unit_weight_gradient(geometry, layout, images, is_transposed), choice);
   return explain(std::make_unique<WeightGradientKernel>(geometry, layout, images, is_transposed), choice);
 }

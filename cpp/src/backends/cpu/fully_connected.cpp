@@ -4,6 +4,7 @@
 
 #include "backends/cpu/convolution_kernels.hpp"
 #include "backends/cpu/loops.hpp"
+#include "backends/cpu/matrix_unit_plan.hpp"
 #include "core/parallel.hpp"
 
 // Fully connected layers of few images: the weights are most of the memory, so they are read, or their gradient written, once, where
@@ -13,8 +14,12 @@ namespace {
 
 constexpr int kBlock = 320;
 
-/// Images whose rows of results fit into the tiles' registers, and weights that are worth it.
-constexpr int kMostImages = 64, kFewImages = 16, kFewestOutputs = 64;
+/// Images for which weights are read where they lie, and outputs that are worth it.
+constexpr int kMostImages = 256, kFewestOutputs = 64;
+/// Splitting a weight for the matrix unit costs as much as its products with this many images.
+constexpr int kSplitImages = 32;
+/// A weight gradient adds up so many in vector registers, and more than that where there are few outputs.
+constexpr int kFewImages = 16, kFewOutputs = 16;
 
 /// Transposed: result^T = W x^T, so that the rows of the left operand are those of the weights.
 class FullyConnectedForward final : public Kernel {
@@ -133,18 +138,19 @@ class FullyConnectedRows final : public Kernel {
 /// A task owns a stretch of the input channels; sixteen rows of the weights at a time are added to it.
 class FullyConnectedDataGradient final : public Kernel {
  public:
-  FullyConnectedDataGradient(int inputs, int outputs, int images) : inputs_(inputs), outputs_(outputs), images_(images) {}
+  FullyConnectedDataGradient(int inputs, int outputs, int images)
+      : inputs_(inputs), outputs_(outputs), images_(images), stretch_(images > kFewImages ? kStretch / 2 : kStretch) {}
   std::string algorithm() const override { return std::string("weights in place, row by row, ") + isa().name; }
 
   void run(const KernelCall& call) override {
     const float *incoming = call.input<float>(0), *weights = call.input<float>(1), *bias = call.input<float>(2);
     float* result = call.output<float>(0);
     if (!result) return;
-    parallel_for(ceil_divide(inputs_, kStretch), [&](std::size_t task, int) {
-      const int begin = static_cast<int>(task) * kStretch, count = std::min(kStretch, inputs_ - begin);
+    parallel_for(ceil_divide(inputs_, stretch_), [&](std::size_t task, int) {
+      const int begin = static_cast<int>(task) * stretch_, count = std::min(stretch_, inputs_ - begin);
       alignas(64) float sums[kFewImages * kStretch];
       for (int p = 0; p < images_; ++p) {
-        float* to = sums + p * kStretch;
+        float* to = sums + p * stretch_;
         if (bias) std::copy_n(bias + begin, count, to);
         else std::fill_n(to, count, 0.0f);
       }
@@ -157,14 +163,14 @@ class FullyConnectedDataGradient final : public Kernel {
                              .depth = std::size_t(std::min(kRows, outputs_ - o)),
                              .b_stride = std::size_t(inputs_),
                              .factor_stride = std::size_t(outputs_),
-                             .result_stride = kStretch});
-      for (int p = 0; p < images_; ++p) std::copy_n(sums + p * kStretch, count, result + std::size_t(p) * inputs_ + begin);
+                             .result_stride = std::size_t(stretch_)});
+      for (int p = 0; p < images_; ++p) std::copy_n(sums + p * stretch_, count, result + std::size_t(p) * inputs_ + begin);
     });
   }
 
  private:
-  static constexpr int kStretch = 512, kRows = 16;
-  int inputs_, outputs_, images_;
+  static constexpr int kStretch = 512, kRows = 16;  ///< sums of 16 images, 32 KiB, stay in the first-level cache
+  int inputs_, outputs_, images_, stretch_;
 };
 
 /// Outer products. A large gradient of few images is written past the caches, which it would only sweep; a small one in pieces whose images
@@ -197,40 +203,58 @@ class FullyConnectedWeightGradient final : public Kernel {
   int columns_;  ///< of a piece
 };
 
-/// Weights whose gradient is worth streaming, and outputs that would leave a vector of them half empty.
+/// Weights whose gradient is worth streaming.
 constexpr std::size_t kStreamedFloats = std::size_t(2) << 20;
-constexpr int kFewOutputs = 16;
 
-bool is_fully_connected(const ConvolutionGeometry& geometry, const WeightLayout& layout, int images, int most_images) {
-  const Window single;
-  return geometry.groups == 1 && geometry.window == single && layout.input == 1 && layout.output == geometry.input_channels &&
-         images > 0 && images <= most_images;
-}
+bool splits_forward(int images) { return isa().matrix_unit && images > kSplitImages; }
+bool splits_data_gradient(int images) { return isa().matrix_unit && images > kSplitImages; }
+bool splits_weight_gradient(int outputs, int images) { return isa().matrix_unit && images > kFewImages && outputs > kFewOutputs; }
+bool has_half_vectors(int images) { return 2 * images <= isa().lanes; }
 
 }  // namespace
 
-std::unique_ptr<Kernel> make_fully_connected_forward(const ConvolutionGeometry& geometry, const WeightLayout& layout, int images) {
-  const int most = std::min(kMostImages, isa().lanes * (isa().piece_rows[3] > 0 ? 4 : isa().piece_rows[2] > 0 ? 3 : 2));
-  if (geometry.output_channels < kFewestOutputs || !is_fully_connected(geometry, layout, images, most)) return nullptr;
-  if (isa().matrix_unit && images > 2 * kFewImages)  // splitting each weight costs as much as its products with 30 images
-    return make_split_fully_connected_forward(geometry.input_channels, geometry.output_channels, images);
-  if (2 * images <= isa().lanes) return std::make_unique<FullyConnectedRows>(geometry.input_channels, geometry.output_channels, images);
-  return std::make_unique<FullyConnectedForward>(geometry.input_channels, geometry.output_channels, images);
+std::string fully_connected_obstacle(ConvolutionPass pass, int outputs, int images) {
+  int most = kMostImages;
+  if (!isa().matrix_unit && pass == ConvolutionPass::forward) most = isa().lanes * (isa().piece_rows[3] > 0 ? 4 : isa().piece_rows[2] > 0 ? 3 : 2);
+  if (!isa().matrix_unit && pass == ConvolutionPass::data_gradient) most = kSplitImages;
+  if (images > most) return "more than " + std::to_string(most) + " pixels";
+  const bool needs_outputs = pass == ConvolutionPass::forward || (pass == ConvolutionPass::data_gradient && images > kSplitImages);
+  return needs_outputs && outputs < kFewestOutputs ? "few outputs" : "";
 }
 
-std::unique_ptr<Kernel> make_fully_connected_data_gradient(const ConvolutionGeometry& geometry, const WeightLayout& layout, int images) {
-  const bool splits = isa().matrix_unit && images > kFewImages && geometry.output_channels >= kFewestOutputs;
-  if (!is_fully_connected(geometry, layout, images, splits ? kMostImages : kFewImages)) return nullptr;
-  if (splits) return make_split_fully_connected_data_gradient(geometry.input_channels, geometry.output_channels, images);
-  return std::make_unique<FullyConnectedDataGradient>(geometry.input_channels, geometry.output_channels, images);
+// Cycles for a weight, which comes from memory or goes there.
+double fully_connected_cycles(ConvolutionPass pass, int inputs, int outputs, int images) {
+  const double weights = double(inputs) * outputs;
+  switch (pass) {
+    case ConvolutionPass::forward:
+      if (splits_forward(images)) return (1.2 + images / 30.0) * weights;
+      return has_half_vectors(images) ? 0.75 * weights : (0.5 + 0.6 * ceil_divide(images, isa().lanes)) * weights;
+    case ConvolutionPass::data_gradient:
+      return splits_data_gradient(images) ? (3.4 + images / 47.0) * weights : std::max(0.75, 1.2 * images / isa().lanes) * weights;
+    case ConvolutionPass::weight_gradient: break;
+  }
+  if (!splits_weight_gradient(outputs, images)) return std::max(0.75, 1.5 * images / isa().lanes) * weights;
+  const ConvolutionGeometry geometry{.input_channels = inputs, .output_channels = outputs};
+  return weights + WeightGradientPlan(geometry, natural_layout(geometry), images).cycles;
 }
 
-std::unique_ptr<Kernel> make_fully_connected_weight_gradient(const ConvolutionGeometry& geometry, const WeightLayout& layout, int images) {
-  const std::size_t count = std::size_t(geometry.input_channels) * geometry.output_channels;
-  if (!is_fully_connected(geometry, layout, images, kMostImages)) return nullptr;
-  const bool streams = count >= kStreamedFloats && images <= kFewImages;
-  if (!streams && geometry.output_channels > kFewOutputs) return nullptr;
-  return std::make_unique<FullyConnectedWeightGradient>(geometry.input_channels, geometry.output_channels, images, streams);
+std::unique_ptr<Kernel> make_fully_connected(ConvolutionPass pass, int inputs, int outputs, int images) {
+  switch (pass) {
+    case ConvolutionPass::forward:
+      if (splits_forward(images)) return make_split_fully_connected_forward(inputs, outputs, images);
+      if (has_half_vectors(images)) return std::make_unique<FullyConnectedRows>(inputs, outputs, images);
+      return std::make_unique<FullyConnectedForward>(inputs, outputs, images);
+    case ConvolutionPass::data_gradient:
+      if (splits_data_gradient(images)) return make_split_fully_connected_data_gradient(inputs, outputs, images);
+      return std::make_unique<FullyConnectedDataGradient>(inputs, outputs, images);
+    case ConvolutionPass::weight_gradient: break;
+  }
+  if (splits_weight_gradient(outputs, images)) {
+    const ConvolutionGeometry geometry{.input_channels = inputs, .output_channels = outputs};
+    return make_matrix_unit_weight_gradient(geometry, natural_layout(geometry), images, false);
+  }
+  const bool streams = std::size_t(inputs) * outputs >= kStreamedFloats;
+  return std::make_unique<FullyConnectedWeightGradient>(inputs, outputs, images, streams);
 }
 
 }  // namespace mpsnn::cpu
