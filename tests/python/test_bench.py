@@ -115,6 +115,16 @@ def test_names_that_fit_nothing_are_refused():
         run(Request("3x3", ["sideways"], None, False, False, [], False, None), Settings(), print)
 
 
+@pytest.mark.parametrize("name", ["MPSNN_ISA", "MPSNN_CONV"])
+def test_an_unknown_name_in_the_environment_is_said(name, monkeypatch, capfd):
+    monkeypatch.setenv(name, "quick")
+    (result,) = run(
+        Request("fc 500>10", ["fwd"], None, False, False, [], False, None), Settings(2, 0.001, 1), lambda line: None
+    )
+    assert not result.problems
+    assert f"mpsnn: {name}=quick is unknown" in capfd.readouterr().err
+
+
 @pytest.mark.oracle
 @pytest.mark.parametrize("name", ["jax", "mlx"])
 def test_a_step_of_another_framework_agrees(name):
