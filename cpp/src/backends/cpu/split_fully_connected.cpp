@@ -21,7 +21,7 @@ class SplitFullyConnectedForward final : public Kernel {
       : inputs_(inputs), outputs_(outputs), images_(images), width_(round_up(images, kColumns)),
         tile_(std::size_t(round_up(inputs, kDepth)) * (kParts * kColumns)) {
     source_offset_ = scratch_.add(tile_ * (width_ / kColumns) / 2);
-    thread_floats_ = 2 * kPartsFloats + std::max(kRowsOfBlock, kDepth) * width_;
+    thread_floats_ = 2 * kPartsFloats + kMostBlocks * kRowsOfBlock * width_;
     threads_offset_ = scratch_.add(thread_floats_ * max_thread_count());
   }
 
@@ -40,7 +40,8 @@ class SplitFullyConnectedForward final : public Kernel {
       pack_rows(x + begin, 1, inputs_, depth, images_, rows, width_, width_ - images_);
       isa().matrix_unit->split_pairs(rows, width_, depth, width_, source + step * (kParts * kTile), tile_);
     });
-    const int blocks = ceil_divide(outputs_, kRowsOfBlock), tasks = std::max(ceil_divide(blocks, kMostBlocks), std::min(kFewestTasks, blocks));
+    const int blocks = ceil_divide(outputs_, kRowsOfBlock);
+    const int tasks = std::max(ceil_divide(blocks, kMostBlocks), std::min(images_ > kFewImages ? kMostBlocks : kFewestTasks, blocks));
     parallel_for(tasks, [&](std::size_t task, int thread) {
       const Range range{static_cast<int>(part_begin(blocks, task, tasks)), static_cast<int>(part_begin(blocks, task + 1, tasks))};
       multiply(range, weights, source, bias, y, thread_scratch(thread));
@@ -50,24 +51,26 @@ class SplitFullyConnectedForward final : public Kernel {
  private:
   static constexpr int kRowsOfBlock = 32, kBlock = 1024;  ///< weights that are split together: long stretches come faster from memory
   static constexpr int kMostBlocks = 4, kFewestTasks = 8;
+  static constexpr int kFewImages = 64;  ///< beyond, all of the source does not stay in the second-level cache: larger tasks pass over it less often
   static constexpr std::size_t kStride = kBlock | kDepth, kPart = kRowsOfBlock * kStride + kDepth, kPartsFloats = kParts * kPart / 2;
 
   int block_rows(int block) const { return std::min(kRowsOfBlock, outputs_ - block * kRowsOfBlock); }
 
-  /// The next weights are split, and so fetched, during the product of those before.
+  /// The next weights are split, and so fetched, during the product of those before. All blocks take their turn at a chunk of the source.
   void multiply(Range blocks, const float* weights, const std::uint16_t* source, const float* bias, float* y, float* scratch) const {
     const OpenMatrixUnit open(isa().matrix_unit);
     const int chunks = ceil_divide(inputs_, kBlock), count = blocks.size() * chunks;
-    float* sums = scratch + 2 * kPartsFloats;
     const auto rows_at = [&](int i) {
-      const int block = blocks.begin + i / chunks, begin = i % chunks * kBlock;
+      const int block = blocks.begin + i % blocks.size(), begin = i / blocks.size() * kBlock;
       return SplitRows{weights + std::size_t(block) * kRowsOfBlock * inputs_ + begin, std::size_t(inputs_), std::size_t(block_rows(block)),
                        std::size_t(std::min(kBlock, inputs_ - begin)), elements(scratch, i % 2 * kPartsFloats), kStride, kPart};
     };
     SplitRows rows = rows_at(0);
     isa().matrix_unit->split_rows(rows.x, rows.x_stride, rows.rows, rows.count, rows.to, rows.to_stride, rows.part);
     for (int i = 0; i < count; ++i) {
+      const int block = i % blocks.size(), chunk = i / blocks.size();
       const SplitRows next = i + 1 < count ? rows_at(i + 1) : SplitRows{};
+      float* sums = scratch + 2 * kPartsFloats + std::size_t(block) * kRowsOfBlock * width_;
       SplitProduct product{};
       product.rows = static_cast<int>(rows.rows);
       product.columns = width_;
@@ -75,14 +78,14 @@ class SplitFullyConnectedForward final : public Kernel {
       product.a = rows.to;
       product.a_stride = kStride;
       product.a_part = kPart;
-      product.b = source + std::size_t(i % chunks * (kBlock / kDepth)) * (kParts * kTile);
+      product.b = source + std::size_t(chunk * (kBlock / kDepth)) * (kParts * kTile);
       product.b_columns = tile_;
       product.c = sums;
       product.c_stride = width_;
-      product.overwrites = i % chunks == 0;
+      product.overwrites = chunk == 0;
       product.meanwhile = i + 1 < count ? &next : nullptr;
       isa().matrix_unit->multiply(product);
-      if (i % chunks == chunks - 1) store(blocks.begin + i / chunks, sums, bias, y);
+      if (chunk == chunks - 1) store(blocks.begin + block, sums, bias, y);
       rows = next;
     }
   }
