@@ -156,3 +156,13 @@ class GpuSource(ArraySource):
         self.calls.append("update_with_command_buffer")
         self.optimizer.encode(command_buffer, gradient_state, source_state, self.vectors, source_state)
         return source_state
+
+
+LAYERS = ("first", "middle", "last")
+SHAPES = {"first": (2, 4, 3), "middle": (4, 3, 3), "last": (3, 3, 6)}
+
+
+def source(kind, layer, **options):
+    """A data source for a layer of ThreeLayers, of a kind that takes what ArraySource takes."""
+    inputs, outputs, kernel = SHAPES[layer]
+    return kind(inputs, outputs, kernel, label=layer, seed=1 + LAYERS.index(layer), **options)

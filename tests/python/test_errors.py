@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Every way to be wrong: the right class, the label, both shapes, and the same facts as attributes.
 
-The data sources' own errors are in test_data_sources.py, those of updates and trapped numbers in test_updates.py, those of nodes
-without a gradient in test_training_graph.py, those of arrays in test_images.py.
+The data sources' own errors are in test_data_sources.py, those of updates in test_updates.py, those of trapped numbers in
+test_failed_steps.py, those of nodes without a gradient in test_training_graph.py, those of arrays in test_images.py.
 """
 
 import mpsnn
