@@ -5,10 +5,10 @@ import mpsnn
 import numpy as np
 import pytest
 from engines import DTYPES, assert_close, normal, result_of
+from error_cases import caught, run
 from geometry_cases import window_cases
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from test_errors import caught, run
 
 Type, Flags = mpsnn.MPSCNNBinaryConvolutionType, mpsnn.MPSCNNBinaryConvolutionFlags
 TYPES = pytest.mark.parametrize("type", [Type.BinaryWeights, Type.XNOR, Type.AND], ids=lambda t: t.name)

@@ -8,6 +8,7 @@ import mpsnn
 import numpy as np
 import pytest
 from engines import parameter_arrays
+from error_cases import caught
 from graph_cases import (
     ENGINES,
     STYLES,
@@ -24,7 +25,6 @@ from graph_cases import (
 )
 from mpsnn import MPSCNNConvolutionNode, MPSCNNNeuronReLUNode, MPSNNGraph, MPSNNImageNode
 from saved_graphs import everything, family, separable_loss, without_gradient
-from test_errors import caught
 
 Descriptor = mpsnn.MPSCNNConvolutionDescriptor
 Types = mpsnn.MPSDataType

@@ -17,10 +17,10 @@ from engines import (
     parameter_difference,
     result_of,
 )
+from error_cases import caught, run
 from graph_cases import STYLES, adam, loss, sgd
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from test_errors import caught, run
 
 ENGINES = pytest.mark.parametrize("engine", ["reference", "cpu"])
 KINDS = pytest.mark.parametrize("kind", ["instance", "group"])

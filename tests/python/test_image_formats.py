@@ -5,12 +5,12 @@ import mpsnn
 import numpy as np
 import pytest
 from engines import DTYPES, assert_close, normal
+from error_cases import caught
 from graph_cases import weights
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from mpsnn import MPSImageFeatureChannelFormat as Format
 from mpsnn import MPSNNGraph, MPSNNImageNode
-from test_errors import caught
 
 ENGINES = pytest.mark.parametrize("engine", ["reference", "cpu"])
 FORMATS = pytest.mark.parametrize("format", [Format.Float16, Format.Unorm8, Format.Unorm16], ids=lambda f: f.name)

@@ -14,9 +14,9 @@ from engines import (
     result_of,
     row,
 )
+from error_cases import caught, run
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
-from test_errors import caught, run
 
 ENGINES = pytest.mark.parametrize("engine", ["reference", "cpu"])
 KINDS = ["nearest", "bilinear", "corners"]

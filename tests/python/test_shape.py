@@ -15,10 +15,10 @@ from engines import (
     row,
     small_integers,
 )
+from error_cases import caught, run
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from mpsnn import MPSImageEdgeMode as Edge
-from test_errors import caught, run
 
 ENGINES = pytest.mark.parametrize("engine", ["reference", "cpu"])
 MODES = pytest.mark.parametrize(

@@ -5,9 +5,9 @@ import mpsnn
 import numpy as np
 import pytest
 from engines import DTYPES, assert_close, assert_differences_agree, assert_survives_saving, evaluate, normal, result_of
+from error_cases import caught, run
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
-from test_errors import caught, run
 
 ENGINES = pytest.mark.parametrize("engine", ["reference", "cpu"])
 KINDS = ["spatial", "contrast", "channels"]

@@ -5,9 +5,9 @@ import mpsnn
 import numpy as np
 import pytest
 from engines import DTYPES, STEP, assert_close, difference_tolerance, normal
+from error_cases import caught, run
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
-from test_errors import caught, run
 from test_loss import ROUNDINGS, log_softmax
 
 Type, Reduction = mpsnn.MPSCNNLossType, mpsnn.MPSCNNReductionType
