@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// Graph files as a C++ host uses them. What is wrong in a file: tests/python/test_graph_file.py and tests/fuzz/graph_file.cpp.
+// Graph files as a C++ host uses them. What is wrong in a file: tests/python/test_broken_graph_files.py and tests/fuzz/graph_file.cpp.
 #include "mpsnn/graph_file.hpp"
 
 #include <cstring>
