@@ -4,7 +4,7 @@
 import mpsnn
 import numpy as np
 import pytest
-from engines import Network
+from engines import Network, evaluate
 from geometry_cases import Edge, Method, Padding
 from test_fusion import SHAPE, both_ways, convolution, numbers
 
@@ -25,10 +25,11 @@ WINDOWS = {
 # Name: channels of the convolution, image.
 LAYERS = {
     "few channels": (6, 6, (3, 13, 11)),
-    "winograd": (32, 48, (3, 13, 11)),
+    "winograd": (32, 48, (3, 14, 10)),
+    "winograd, odd": (32, 48, (3, 13, 11)),
     "winograd, one tile": (32, 40, (2, 4, 4)),
     "winograd, whole tiles": (64, 64, (2, 16, 12)),
-    "deep winograd": (208, 212, (2, 14, 9)),
+    "deep winograd": (208, 212, (2, 14, 10)),
 }
 
 
@@ -74,6 +75,11 @@ def test_pooling_behind_a_convolution_gives_the_same_bits(monkeypatch, layer, wi
     build = pooled(layer, window, slope)
     _, together = both_ways(monkeypatch, build, [images], incoming_of(build, images))
     assert "Neuron" not in together and "NeuronGradient" not in together
+    is_even = all(size % 2 == 0 for size in LAYERS[layer][2][1:])  # else the first window begins in front of the image
+    lies_in_tiles = window in ("2x2 inside", "2x2 over the edge", "2x2 with zeros", "1x1") or (
+        window == "2x2" and is_even
+    )
+    assert ("Pooling" in together) == (layer == "few channels" or not lies_in_tiles)
 
 
 @pytest.mark.parametrize("options", [{"read_twice": True}, {"exported": True}, {"alone": True}], ids=str)
@@ -81,7 +87,40 @@ def test_pooling_behind_a_convolution_gives_the_same_bits(monkeypatch, layer, wi
 def test_pooling_stays_apart_where_others_read_its_source(monkeypatch, layer, options):
     images = numbers(18, *LAYERS[layer][2], LAYERS[layer][0])
     build = pooled(layer, "2x2", 0.0, **options)
-    both_ways(monkeypatch, build, [images], incoming_of(build, images))
+    _, together = both_ways(monkeypatch, build, [images], incoming_of(build, images))
+    assert ("Pooling" in together) == (layer == "few channels" or "alone" not in options)
+
+
+@pytest.mark.parametrize("layer", LAYERS)
+def test_pooling_without_a_gradient_is_the_convolution_s_too(monkeypatch, layer):
+    def build(image):
+        inputs, outputs, _ = LAYERS[layer]
+        node = convolution(image, inputs=inputs, outputs=outputs)
+        return mpsnn.MPSCNNPoolingMaxNode(node.result_image, 2, 2)
+
+    images, results = numbers(22, *LAYERS[layer][2], LAYERS[layer][0]), []
+    for fuses in ("0", "1"):
+        monkeypatch.setenv("MPSNN_FUSE", fuses)
+        network = Network("cpu", build, differentiate=False)
+        results.append(network.run([images]).result)
+    operations = [row.operation for row in network.graph.plan([images.shape]).operations]
+    assert operations == (["Convolution", "Pooling"] if layer in ("few channels", "winograd, odd") else ["Convolution"])
+    np.testing.assert_array_equal(*results)
+
+
+@pytest.mark.parametrize("layer", ["few channels", "winograd"])
+def test_a_gradient_reads_winners_where_nobody_reads_the_maxima(layer):
+    """The graph's only result is a gradient: pooling still has to find its winners."""
+    images = numbers(23, *LAYERS[layer][2], LAYERS[layer][0])
+    build = pooled(layer, "2x2", 0.0, alone=True)
+    incoming = incoming_of(build, images)
+    node, _ = build(mpsnn.MPSNNImageNode("x"))
+    ends = node.training_graph(mpsnn.MPSNNImageNode("incoming"))
+    (end,) = [end for end in ends if end.result_image.handle == "x"]
+    graph = mpsnn.MPSNNGraph("cpu", end.result_image)
+    given = {"x": images, "incoming": incoming}
+    got = np.array(graph.run([given[name] for name in graph.source_image_handles]).numpy())
+    np.testing.assert_array_equal(got, evaluate("cpu", build, [images], incoming).gradients[0])
 
 
 def test_a_gradient_that_is_stored_in_halves_reads_the_winners(monkeypatch):
@@ -100,3 +139,19 @@ def test_a_gradient_that_is_stored_in_halves_reads_the_winners(monkeypatch):
     expected, got = halves("reference"), halves("cpu")
     assert np.count_nonzero(got.gradients[0]) > 100
     np.testing.assert_allclose(got.gradients[0], expected.gradients[0], rtol=1e-2, atol=1e-2)
+
+
+def test_pooled_tiles_give_the_same_bits_for_any_number_of_threads():
+    images = numbers(24, 5, 30, 26, 64)
+    build = pooled("winograd, whole tiles", "2x2 over the edge", 0.0)
+    incoming = np.random.default_rng(25).standard_normal((5, 15, 13, 5))
+    threads, results = mpsnn.num_threads(), []
+    try:
+        for count in (1, 2, 3):
+            mpsnn.set_num_threads(count)
+            results.append(evaluate("cpu", build, [images], incoming))
+    finally:
+        mpsnn.set_num_threads(threads)
+    for other in results[1:]:
+        np.testing.assert_array_equal(other.result, results[0].result)
+        np.testing.assert_array_equal(other.gradients[0], results[0].gradients[0])

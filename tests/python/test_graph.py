@@ -476,7 +476,7 @@ def test_a_plan_says_how_and_why_and_what_limits_each_operation():
     image = mpsnn.MPSNNImageNode("image")
     weights = mpsnn.ConvolutionWeights(mpsnn.MPSCNNConvolutionDescriptor(3, 3, 64, 64), initializer="he", seed=1)
     node = mpsnn.MPSCNNConvolutionNode(image, weights)
-    pool = mpsnn.MPSCNNPoolingMaxNode(node.result_image, 2, 2)
+    pool = mpsnn.MPSCNNPoolingAverageNode(node.result_image, 2, 2)
     graph = MPSNNGraph("cpu", pool.result_image)
     plan = graph.plan([(8, 56, 56, 64)])
     convolution, pooling = plan.operations

@@ -27,7 +27,7 @@ void Arena::require(std::size_t bytes) {
 }
 
 KernelExecutable::KernelExecutable(Plan plan, const KernelBackend& backend, Precision precision, Arena& arena)
-    : Executable(backend.fuses() ? fused(std::move(plan)) : std::move(plan), backend.element_type()), arena_(arena) {
+    : Executable(backend.fuses() ? fused(std::move(plan), backend, precision) : std::move(plan), backend.element_type()), arena_(arena) {
   std::size_t scratch_bytes = 0, most_inputs = 0, most_outputs = 0;
   for (const Step& step : plan_.steps) {
     kernels_.push_back(backend.make_kernel(step.operation, plan_.operand_shapes(step), precision));

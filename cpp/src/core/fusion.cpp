@@ -161,6 +161,11 @@ void move_slope_behind_maximum(Plan& plan, const Uses& uses, const Step& pooling
   }
 }
 
+void move_slopes(Plan& plan) {
+  const Uses uses(plan);
+  for (const Step& step : plan.steps) move_slope_behind_maximum(plan, uses, step);
+}
+
 /// A plan's steps that have become part of others, and go at the end.
 class Gone {
  public:
@@ -181,6 +186,22 @@ class Gone {
   std::vector<bool> is_gone_;
 };
 
+/// Max pooling becomes the convolution's where nobody else reads the image between them. Returns the steps that are gone.
+std::vector<const Step*> fuse_pooling(Plan& plan, const Uses& uses, const KernelBackend& backend, Precision precision, Step& convolution) {
+  const ValueId between = convolution.outputs[0];
+  if (convolution.outputs.size() != 1 || !lies_in_arena(plan, between) || uses.readers[between].size() != 1) return {};
+  const Step& behind = plan.steps[uses.readers[between][0]];
+  const auto* pooling = std::get_if<PoolingOp>(&behind.operation);
+  if (!pooling || pooling->kind != PoolingKind::max || behind.outputs[0] == kNoValue) return {};
+  ConvolutionOp pooled = std::get<ConvolutionOp>(convolution.operation);
+  pooled.pooling = *pooling;
+  if (!backend.pools(pooled, plan.operand_shapes(convolution), precision)) return {};
+  convolution.operation = std::move(pooled);
+  convolution.outputs[0] = behind.outputs[0];
+  convolution.saved = behind.saved;
+  return {&behind};
+}
+
 void fuse_forward(Plan& plan) {
   Gone gone(plan);
   const Uses uses(plan);
@@ -196,6 +217,13 @@ void fuse_forward(Plan& plan) {
     }
     if (auto* op = std::get_if<ArithmeticOp>(&step.operation)) gone.add(fuse_neuron(plan, uses, step, op->neuron));
   }
+}
+
+void fuse_poolings(Plan& plan, const KernelBackend& backend, Precision precision) {
+  Gone gone(plan);
+  const Uses uses(plan);
+  for (Step& step : plan.steps)
+    if (std::holds_alternative<ConvolutionOp>(step.operation)) gone.add(fuse_pooling(plan, uses, backend, precision, step));
 }
 
 /// Which neurons are left, and what their gradients read, is known by now.
@@ -218,10 +246,10 @@ void fuse_gradients(Plan& plan) {
 
 }  // namespace
 
-Plan fused(Plan plan) {
+Plan fused(Plan plan, const KernelBackend& backend, Precision precision) {
   fuse_forward(plan);
-  const Uses uses(plan);
-  for (const Step& step : plan.steps) move_slope_behind_maximum(plan, uses, step);
+  move_slopes(plan);
+  fuse_poolings(plan, backend, precision);
   fuse_gradients(plan);
   return plan;
 }

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <memory>
+#include <optional>
 #include <variant>
 #include <vector>
 
@@ -12,6 +13,25 @@
 /// operands, images in N, H, W, C order. An operand in [brackets] may be absent: its pointer is null and its shape
 /// is all zeros. An absent output is not computed. Formulas: docs/MPS_SEMANTICS.md at the section named.
 namespace mpsnn {
+
+// --- pooling (8) -------------------------------------------------------------------------------------------------
+
+enum class PoolingKind { max, average, l2_norm };
+
+/// inputs: x -> y. Edge mode Zero or Clamp; `zero_pad` matters for averages with Clamp only (8.4).
+struct PoolingOp {
+  PoolingKind kind = PoolingKind::max;
+  Window window;
+  ImageEdgeMode edge_mode = ImageEdgeMode::Clamp;
+  int zero_pad_x = 0, zero_pad_y = 0;
+};
+/// inputs: gradient of y, [x], [y] -> gradient of x. Averages need neither x nor y; max needs x (or what the forward
+/// saved); L2 needs x and y. Ties of max go to the first in row-major order of the window.
+/// With a neuron, where fused() put it, x is that neuron of z, input 3, and the gradient that of z.
+struct PoolingGradientOp {
+  PoolingOp forward;
+  NNNeuronDescriptor neuron{};
+};
 
 // --- convolution (7.3, 7.4) ------------------------------------------------------------------------------------
 
@@ -26,11 +46,12 @@ struct ConvolutionGeometry {
 
 /// inputs: x, weights (O,kH,kW,I/groups), [bias O] -> y, [mean O], [variance O]. The neuron is applied last; with sub_pixel_scale r > 1
 /// the O channels become blocks of r x r pixels and y has the window's output size times r (7.3). Mean and variance are those of
-/// BatchNormalizationStatisticsOp, where fused() put them.
+/// BatchNormalizationStatisticsOp, where fused() put them; so may be a max pooling behind the neuron, whose result y is then.
 struct ConvolutionOp {
   ConvolutionGeometry geometry;
   NNNeuronDescriptor neuron;
   int sub_pixel_scale = 1;
+  std::optional<PoolingOp> pooling{};
 };
 /// inputs: gradient of y, weights, [], [z] -> gradient of x. Where fused() put it, x is a neuron of z, and the gradient that of z; or
 /// z is what the neuron's gradient reads in place of that.
@@ -62,25 +83,6 @@ struct ConvolutionTransposeDataGradientOp {
 /// inputs: gradient of y, x -> [gradient of weights], [gradient of bias]
 struct ConvolutionTransposeWeightGradientOp {
   ConvolutionGeometry undone;
-};
-
-// --- pooling (8) -------------------------------------------------------------------------------------------------
-
-enum class PoolingKind { max, average, l2_norm };
-
-/// inputs: x -> y. Edge mode Zero or Clamp; `zero_pad` matters for averages with Clamp only (8.4).
-struct PoolingOp {
-  PoolingKind kind = PoolingKind::max;
-  Window window;
-  ImageEdgeMode edge_mode = ImageEdgeMode::Clamp;
-  int zero_pad_x = 0, zero_pad_y = 0;
-};
-/// inputs: gradient of y, [x], [y] -> gradient of x. Averages need neither x nor y; max needs x (or what the forward
-/// saved); L2 needs x and y. Ties of max go to the first in row-major order of the window.
-/// With a neuron, where fused() put it, x is that neuron of z, input 3, and the gradient that of z.
-struct PoolingGradientOp {
-  PoolingOp forward;
-  NNNeuronDescriptor neuron{};
 };
 
 // --- element-wise ------------------------------------------------------------------------------------------------

@@ -41,9 +41,12 @@ void prune(Plan& plan, const std::vector<ValueId>& needed) {
   for (ValueId id : needed) is_needed[id] = true;
   std::vector<Step> kept;
   for (auto step = plan.steps.rbegin(); step != plan.steps.rend(); ++step) {
+    // What a step saves comes with its results.
+    const bool is_saved_read = step->saved != kNoValue && is_needed[step->saved];
     for (ValueId& output : step->outputs)
-      if (output != kNoValue && !is_needed[output]) output = kNoValue;
+      if (output != kNoValue && !is_needed[output] && !is_saved_read) output = kNoValue;
     if (std::all_of(step->outputs.begin(), step->outputs.end(), [](ValueId id) { return id == kNoValue; })) continue;
+    if (step->saved != kNoValue) is_needed[step->saved] = true;
     for (ValueId input : step->inputs)
       if (input != kNoValue) is_needed[input] = true;
     kept.push_back(std::move(*step));

@@ -59,8 +59,8 @@ struct Plan {
 /// Removes every step that contributes to none of `needed`, and marks outputs that nobody reads as absent.
 void prune(Plan& plan, const std::vector<ValueId>& needed);
 
-/// The plan with neighbours made one operation. For engines whose kernels know the fused forms.
-Plan fused(Plan plan);
+/// The plan with neighbours made one operation, for an engine whose kernels know the fused forms.
+Plan fused(Plan plan, const KernelBackend& backend, Precision precision);
 
 /// Gives every value in the arena its lifetime and a place that no value alive at the same time shares. `scratch_bytes` is a
 /// further region behind them, alive in every step; returns its offset. With `in_place` an element-wise operation writes where its first

@@ -33,6 +33,8 @@ class Cpu final : public KernelBackend {
     return !wanted || *wanted != '0';
   }
 
+  bool pools(const ConvolutionOp& op, const OperandShapes& shapes, Precision precision) const override { return cpu::pools(op, shapes, precision); }
+
   std::unique_ptr<Kernel> make_kernel(const Operation& operation, const OperandShapes& shapes, Precision precision) const override {
     return std::visit(
         [&](const auto& op) {

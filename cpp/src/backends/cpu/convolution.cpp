@@ -8,6 +8,7 @@
 #include "backends/cpu/kernels.hpp"
 #include "backends/cpu/loops.hpp"
 #include "backends/cpu/winograd.hpp"
+#include "backends/cpu/winograd_pooling.hpp"
 #include "core/parallel.hpp"
 
 namespace mpsnn::cpu {
@@ -229,7 +230,13 @@ void fold_repetitions(const EnlargedAxis& y, const EnlargedAxis& x, int height, 
 std::unique_ptr<Kernel> make_kernel(const ConvolutionOp& op, const OperandShapes& shapes, Precision precision) {
   const ConvolutionGeometry geometry = simplified(op.geometry);
   return make_forward(geometry, natural_layout(geometry), shapes.inputs[0].images,
-                      {.neuron = op.neuron, .sub_pixel_scale = op.sub_pixel_scale, .has_statistics = shapes.outputs.size() > 1}, precision);
+                      {.neuron = op.neuron, .sub_pixel_scale = op.sub_pixel_scale, .has_statistics = shapes.outputs.size() > 1, .pooling = op.pooling}, precision);
+}
+
+bool pools(const ConvolutionOp& op, const OperandShapes& shapes, Precision precision) {
+  const ConvolutionGeometry geometry = simplified(op.geometry);
+  const ConvolutionProblem problem{ConvolutionPass::forward, geometry, shapes.inputs[0].images, precision, op.sub_pixel_scale};
+  return choose(problem).algorithm == ConvolutionAlgorithm::winograd && pools_tiles(*winograd_transforms(geometry.window.y.kernel, precision), op);
 }
 
 std::unique_ptr<Kernel> make_kernel(const ConvolutionDataGradientOp& op, const OperandShapes& shapes, Precision precision) {

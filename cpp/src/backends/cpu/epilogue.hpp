@@ -2,6 +2,7 @@
 #pragma once
 
 #include <memory>
+#include <optional>
 
 #include "backends/backend.hpp"
 #include "mpsnn/descriptors.hpp"
@@ -15,6 +16,7 @@ struct Epilogue {
   int sub_pixel_scale = 1;
   bool is_gradient = false;     ///< times the neuron's slope at input 3, in place of the neuron
   bool has_statistics = false;  ///< outputs 1 and 2: mean and variance of each channel of the result
+  std::optional<PoolingOp> pooling = {};  ///< behind the neuron; see pools_tiles()
   bool has_neuron() const { return neuron.neuron_type != CNNNeuronType::None; }
   bool is_empty() const { return !has_neuron() && !has_statistics; }
 };

@@ -25,6 +25,8 @@ std::unique_ptr<Kernel> make_kernel(const PoolingOp& op, const OperandShapes& sh
 std::unique_ptr<Kernel> make_kernel(const PoolingGradientOp& op, const OperandShapes& shapes);
 /// Bytes that a pooling keeps for its gradient (Backend::saved_bytes).
 std::size_t saved_bytes(const PoolingOp& op, const OperandShapes& shapes);
+/// KernelBackend::pools.
+bool pools(const ConvolutionOp& op, const OperandShapes& shapes, Precision precision);
 
 // element-wise
 std::unique_ptr<Kernel> make_kernel(const NeuronOp& op, const OperandShapes& shapes);

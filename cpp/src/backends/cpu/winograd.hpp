@@ -64,12 +64,13 @@ class Tiles {
     }
   }
 
- private:
   struct Place {
     std::size_t image;
     const TileAxis::Tile *y, *x;
   };
   Place place_of(std::size_t tile) const;
+
+ private:
 
   TileAxis y_, x_;
   std::size_t images_, count_;

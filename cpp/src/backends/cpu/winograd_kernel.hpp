@@ -5,6 +5,7 @@
 
 #include "backends/cpu/epilogue.hpp"
 #include "backends/cpu/winograd.hpp"
+#include "backends/cpu/winograd_pooling.hpp"
 #include "core/parallel.hpp"
 
 namespace mpsnn::cpu {
@@ -20,6 +21,7 @@ class WinogradKernel : public Kernel {
         tiles_(window, images, transforms),
         weights_(weights),
         stage_(epilogue, tiles_.pixels(), result_channels),
+        pooling_(epilogue.pooling ? std::make_optional<TilePooling>(epilogue, transforms, result_channels) : std::nullopt),
         source_channels_(source_channels),
         result_channels_(result_channels),
         groups_(groups),
@@ -29,7 +31,7 @@ class WinogradKernel : public Kernel {
   std::string algorithm() const override {
     const std::string m = std::to_string(transforms_.outputs), r = std::to_string(transforms_.taps);
     return "winograd F(" + m + "x" + m + ", " + r + "x" + r + ") " + isa_.name + numbers() + ", blocks of " + std::to_string(block_) +
-           " tiles x " + std::to_string(columns_) + " channels";
+           " tiles x " + std::to_string(columns_) + " channels" + (pooling_ ? ", pooled" : "");
   }
 
   std::size_t scratch_bytes() const override { return (way_floats() + stage_.sums_floats(blocks_)) * sizeof(float); }
@@ -56,6 +58,8 @@ class WinogradKernel : public Kernel {
   void store_result(const KernelCall& call, int group, Range of_group, std::size_t block, std::size_t first, int tiles, const float* m) const {
     const float* bias = call.input<float>(2);
     const Range channels{group * results_ + of_group.begin, group * results_ + of_group.end};
+    const TileSums sums_of{m, std::size_t(m_stride_), m_step_, bias ? bias + channels.begin : nullptr};
+    if (pooling_) return pooling_->run(call, tiles_, first, tiles, sums_of, channels);
     float* result = call.output<float>(0) + channels.begin;
     tiles_.transform_outputs(transforms_, m, m_stride_, m_step_, bias ? bias + channels.begin : nullptr, channels.size(), first, tiles, result,
                              result_channels_);
@@ -75,6 +79,7 @@ class WinogradKernel : public Kernel {
   Tiles tiles_;
   WinogradWeights weights_;
   EpilogueStage stage_;
+  std::optional<TilePooling> pooling_;
   int source_channels_, result_channels_, groups_, depth_, results_;  ///< the last two: of a group
   int ranges_ = 1, block_ = 1, columns_ = 1;                          ///< tiles and result channels that a task owns
   int m_stride_ = 1;                                                  ///< sums: floats from tile to tile ...
