@@ -126,6 +126,18 @@ def test_an_unknown_name_in_the_environment_is_said(name, monkeypatch, capfd):
 
 
 @pytest.mark.oracle
+@pytest.mark.skipif(importlib.util.find_spec("torch") is None, reason="compares with PyTorch, which is not installed")
+@pytest.mark.parametrize("layer", ["cross-entropy 64x10", "fc 500>10", "max pool 2x2s2 20@24"])
+def test_every_output_of_both_sides_is_compared(layer):
+    passes = ["fwd", "dgrad", "wgrad"]
+    results = run(Request(layer, passes, None, False, False, ["torch"], False, None), Settings(2, 0.001, 1), print)
+    assert results
+    for result in results:
+        assert not result.problems
+        assert result.errors
+
+
+@pytest.mark.oracle
 @pytest.mark.parametrize("name", ["jax", "mlx"])
 def test_a_step_of_another_framework_agrees(name):
     pytest.importorskip(name)

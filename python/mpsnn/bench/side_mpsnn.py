@@ -123,16 +123,15 @@ def layer(case: LayerCase, which: str) -> dict[str, Timed]:
     else:
         graph, images, states, outputs = _differentiated_layer(case, arrays)
     operations = graph.profile(images, states, 1).operations
-    chosen = [
-        i for i, o in enumerate(operations) if which not in (FORWARD, DATA, WEIGHTS) or _pass_of(o.operation) == which
-    ]
+    is_one_pass = which in (FORWARD, DATA, WEIGHTS)
+    chosen = [i for i, o in enumerate(operations) if not is_one_pass or _pass_of(o.operation) == which]
     first_time = graph.time_operations(images, states, chosen, 3)[-1]
 
     def run(seconds: float) -> list[float]:
         return graph.time_operations(images, states, chosen, max(2, min(100000, int(seconds / first_time))))
 
     names = {"result": FORWARD, "data gradient": DATA, "weight gradient": WEIGHTS}
-    outputs = {name: array for name, array in outputs.items() if names.get(name, which) == which}
+    outputs = {name: array for name, array in outputs.items() if not is_one_pass or names.get(name, which) == which}
     if case.kind == "dropout":
         outputs = {}  # masks differ between frameworks
     return {"mpsnn": Timed(run, outputs, ", ".join(operations[i].algorithm for i in chosen))}
