@@ -7,10 +7,11 @@ import pytest
 pytest.importorskip("torch", reason="PyTorch is the oracle of this file and is not installed")
 
 import mpsnn
+from convolution_cases import descriptor_of, weights_of
 from engines import DTYPES, assert_close, evaluate, normal
 from geometry_cases import Edge, EdgePolicy, Method, window_cases
 from hypothesis import given, settings
-from test_convolution import descriptor_of, transposed_cases, weights_of
+from test_convolution import transposed_cases
 from torch.nn import functional as F
 from torch_cases import array, backward, padded, plain, tensor
 

@@ -6,6 +6,7 @@ from dataclasses import replace
 import mpsnn
 import numpy as np
 import pytest
+from convolution_cases import compare_engines, convolution, descriptor_of, weights_of
 from engines import (
     PARAMETER_STEP,
     Network,
@@ -22,64 +23,9 @@ from engines import (
 from geometry_cases import Edge, EdgePolicy, Method, Padding, WindowCase, window_cases
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
-from winograd_error import fast_amplification
 
 SAME_TL = Method.SizeSame
 SAME_BR = Method.SizeSame | Method.AddRemainderToBottomRight
-
-
-def descriptor_of(case, depthwise=False):
-    kind = mpsnn.MPSCNNDepthWiseConvolutionDescriptor if depthwise else mpsnn.MPSCNNConvolutionDescriptor
-    descriptor = kind(case.kernel[1], case.kernel[0], case.channels, case.outputs or case.channels)
-    descriptor.stride_in_pixels_y, descriptor.stride_in_pixels_x = case.stride
-    descriptor.dilation_rate_y, descriptor.dilation_rate_x = case.dilation
-    descriptor.groups = case.groups
-    return descriptor
-
-
-def weights_of(descriptor, seed, absolute=False, biases=True):
-    weights, bias = normal(seed + 1, *descriptor.weight_shape), normal(seed + 2, descriptor.output_feature_channels)
-    if absolute:
-        weights, bias = np.abs(weights), np.abs(bias)
-    return mpsnn.ConvolutionWeights(
-        descriptor, weights.astype(np.float32), bias.astype(np.float32) if biases else None, label="weights"
-    )
-
-
-def convolution(source, policy, node_class=mpsnn.MPSCNNConvolutionNode):
-    def build(image):
-        node = node_class(image, source)
-        node.padding_policy = policy
-        return node, [node]
-
-    return build
-
-
-def compare_engines(case, make_build, result_shape):
-    """The engines agree, within what rounding does to sums of these absolute values, which the reference adds up too:
-    everything here is linear in the image, the weights and the incoming gradient."""
-    x, incoming = normal(case.seed, *case.shape), normal(case.seed + 3, *result_shape)
-    reference = evaluate("reference", make_build(False), [x], incoming)
-    network = Network("cpu", make_build(False))
-    cpu = network.run([x], incoming)
-    sizes = evaluate("reference", make_build(True), [np.abs(x)], np.abs(incoming))
-    assert reference.result.shape == result_shape
-    assert reference.gradients[0].shape == x.shape
-    got, expected, size = cpu.states[0], reference.states[0], sizes.states[0]
-    sums = [sizes.result, sizes.gradients[0], size.gradient_for_weights]
-    if network.uses("winograd", x, incoming):
-        # Each number goes through every position of its tile: what a small one is off by depends on the large ones beside it.
-        sums = [fast_amplification(case.kernel[0]) * sum_.max(initial=0) for sum_ in sums]
-    assert_close(cpu.result, reference.result, sums[0], case.taps * case.channels + 1)
-    # With edge mode Clamp every window over the edge meets the pixel there.
-    terms = case.taps * (case.outputs or 1) + int(np.prod(result_shape[1:3]))
-    assert_close(cpu.gradients[0], reference.gradients[0], sums[1], terms, what="data gradient")
-    pixels = int(np.prod(result_shape[:3]))
-    assert_close(got.gradient_for_weights, expected.gradient_for_weights, sums[2], pixels, what="weight gradient")
-    assert_close(
-        got.gradient_for_biases, expected.gradient_for_biases, size.gradient_for_biases, pixels, what="bias gradient"
-    )
-    return reference
 
 
 @settings(max_examples=500)

@@ -2,12 +2,17 @@
 """Convolutions of few pixels read their weights where they lie (cpp/src/backends/cpu/patches.cpp): numbers of pixels on both sides of
 each change of the way they are multiplied, windows that copy, repeat and skip pixels."""
 
-import mpsnn
 import numpy as np
 import pytest
-from engines import Network, evaluate, normal
+from convolution_cases import (
+    assert_same_bits_for_any_number_of_threads,
+    compare_engines,
+    convolution,
+    descriptor_of,
+    weights_of,
+)
+from engines import Network
 from geometry_cases import Edge, Method, Padding, WindowCase
-from test_convolution import compare_engines, convolution, descriptor_of, weights_of
 
 ONE, TWO = (1, 1), (2, 2)
 CASES = {
@@ -52,14 +57,4 @@ def test_the_engines_agree_for_few_pixels(name, monkeypatch):
 def test_the_number_of_threads_changes_no_bit_for_few_pixels(name, monkeypatch):
     monkeypatch.setenv("MPSNN_CONV", "patches")
     case = CASES[name]
-    x, incoming = normal(3, *case.shape), normal(4, case.images, *case.result_size(), case.outputs)
-    before, values = mpsnn.num_threads(), []
-    try:
-        for threads in (1, 2, 5):
-            mpsnn.set_num_threads(threads)
-            got = evaluate("cpu", build_of(case), [x], incoming)
-            values.append([got.result, got.gradients[0], got.states[0].gradient_for_weights])
-    finally:
-        mpsnn.set_num_threads(before)
-    for other in values[1:]:
-        assert all(np.array_equal(a, b) for a, b in zip(values[0], other, strict=True))
+    assert_same_bits_for_any_number_of_threads(case, build_of(case))

@@ -5,9 +5,15 @@ engine that counts in float64."""
 import mpsnn
 import numpy as np
 import pytest
-from engines import Network, evaluate, normal, result_of
+from convolution_cases import (
+    assert_same_bits_for_any_number_of_threads,
+    compare_engines,
+    convolution,
+    descriptor_of,
+    weights_of,
+)
+from engines import Network, normal, result_of
 from geometry_cases import Edge, Method, Padding, WindowCase
-from test_convolution import compare_engines, convolution, descriptor_of, weights_of
 
 ONE, TWO = (1, 1), (2, 2)
 CASES = {
@@ -75,17 +81,7 @@ def test_the_engines_agree_in_every_way_of_reading(case, monkeypatch):
 def test_the_number_of_threads_changes_no_bit(name, monkeypatch):
     monkeypatch.setenv("MPSNN_CONV", "winograd" if name in DEEP else "gemm")
     case = DEEP.get(name) or CASES[name]
-    x, incoming = normal(3, *case.shape), normal(4, case.images, *case.result_size(), case.outputs)
-    before, values = mpsnn.num_threads(), []
-    try:
-        for threads in (1, 2, 5):
-            mpsnn.set_num_threads(threads)
-            got = evaluate("cpu", build_of(case), [x], incoming)
-            values.append([got.result, got.gradients[0]])
-    finally:
-        mpsnn.set_num_threads(before)
-    for other in values[1:]:
-        assert all(np.array_equal(a, b) for a, b in zip(values[0], other, strict=True))
+    assert_same_bits_for_any_number_of_threads(case, build_of(case))
 
 
 @pytest.mark.parametrize(("inputs", "outputs", "images"), [(70, 65, 33), (1100, 97, 47), (2100, 290, 20)])
