@@ -27,7 +27,8 @@ from typing import Any
 import numpy as np
 
 from mpsnn._errors import make_error
-from mpsnn._gradient_graph import GradientGraph, Step, Target
+from mpsnn._gradient_graph import GradientGraph, Step
+from mpsnn._gradient_wiring import Target, Wiring
 
 Draw = Callable[[np.random.Generator, tuple[int, ...]], np.ndarray]
 
@@ -187,10 +188,10 @@ def check_gradients(
     >>> mpsnn.check_gradients(node, source_shapes=[(1, 4, 4, 2)]).ok
     True
     """
-    with GradientGraph(graph_or_node, result) as wired:
-        check = _Check(wired, source_shapes, seed, tolerance, device, samples, draw, labels)
+    with Wiring(graph_or_node, result) as wiring:
+        check = _Check(GradientGraph(wiring), source_shapes, seed, tolerance, device, samples, draw, labels)
         rows = check.rows()
-        classes = tuple(sorted({type(node).__name__ for node in wired.gradient_nodes}))
+        classes = tuple(sorted({type(node).__name__ for node in wiring.gradient_nodes}))
         return GradientReport(rows, device, seed, check.images, check.incoming, check.labels, classes)
 
 
@@ -199,7 +200,7 @@ class _Check:
 
     def __init__(
         self,
-        wired: GradientGraph,
+        graph: GradientGraph,
         shapes: Any,
         seed: int,
         tolerance: float | None,
@@ -208,19 +209,19 @@ class _Check:
         draw: Any,
         labels: Draw | None,
     ):
-        self.wired, self.device, self.samples, self.given_tolerance = wired, device, samples, tolerance
+        self.graph, self.device, self.samples, self.given_tolerance = graph, device, samples, tolerance
         self.rng = np.random.default_rng(seed)
-        sizes = wired.shapes(shapes)
-        draws = wired.by_input(draw, "draw")
+        sizes = graph.shapes(shapes)
+        draws = graph.by_input(draw, "draw")
         self.images = [
             _exact((function or _normal)(self.rng, size)) for function, size in zip(draws, sizes, strict=True)
         ]
-        self.labels = [_exact((labels or _one_hot)(self.rng, shape)) for shape in wired.label_shapes(sizes)]
-        shape = wired.incoming_shape(self.images, self.labels)
+        self.labels = [_exact((labels or _one_hot)(self.rng, shape)) for shape in graph.label_shapes(sizes)]
+        shape = graph.incoming_shape(self.images, self.labels)
         self.incoming = None if shape is None else _exact(_normal(self.rng, shape))
-        self.terms = max(1.0, wired.terms(self.images, self.incoming))
-        self.reference = wired.run("reference", self.images, self.incoming, self.labels)
-        self.engine = wired.run(device, self.images, self.incoming, self.labels)
+        self.terms = max(1.0, graph.terms(self.images, self.incoming))
+        self.reference = graph.run("reference", self.images, self.incoming, self.labels)
+        self.engine = graph.run(device, self.images, self.incoming, self.labels)
         self.epsilon = float(np.finfo(np.float64 if device == "reference" else np.float32).eps)
         self.response = self._responses()
         self.wide: list[np.ndarray] | None = None
@@ -244,7 +245,7 @@ class _Check:
     def _change(self, amplitude: float, noise: list[np.ndarray]) -> list[np.ndarray]:
         images = [x * (1 + amplitude * n) for x, n in zip(self.images, noise, strict=False)]
         incoming = None if self.incoming is None else self.incoming * (1 + amplitude * noise[-1])
-        step = self.wired.run("reference", images, incoming, self.labels)
+        step = self.graph.run("reference", images, incoming, self.labels)
         return [
             np.abs(got - base) / amplitude for got, base in zip(step.gradients, self.reference.gradients, strict=True)
         ]
@@ -283,7 +284,7 @@ class _Check:
         return scale * math.sqrt(self.terms) * float(np.finfo(np.float32).eps)
 
     def _row(self, i: int) -> GradientRow:
-        target = self.wired.targets[i]
+        target = self.graph.wiring.targets[i]
         got, expected = self.engine.gradients[i].astype(np.float64), self.reference.gradients[i]
         allowed, why = self._tolerance(i)
         row = GradientRow(
@@ -335,7 +336,7 @@ class _Check:
         return explained
 
     def _compare_differences(self, row: GradientRow, i: int, worst: tuple[int, ...], at_kink: np.ndarray) -> None:
-        reason = self.wired.targets[i].no_difference
+        reason = self.graph.wiring.targets[i].no_difference
         if reason:
             row.skipped[f"no differences: {reason}"] = row.gradient.size
             return
@@ -346,7 +347,7 @@ class _Check:
         ]
         chosen = [index for index in dict.fromkeys([worst, largest, *order]) if not at_kink[index]]
         engine_ratio = row.against_reference
-        with _varying(self.wired, i) as function:
+        with _varying(self.graph, i) as function:
             for index in chosen:
                 if row.differenced >= self.samples:
                     break
@@ -362,7 +363,7 @@ class _Check:
             function,
             index,
             self.kink_threshold(i),
-            _IMAGE_STEP if i < len(self.wired.gradients) else _PARAMETER_STEP,
+            _IMAGE_STEP if i < len(self.graph.wiring.gradients) else _PARAMETER_STEP,
         )
         if isinstance(estimate, str):
             row.skipped[estimate] = row.skipped.get(estimate, 0) + 1
@@ -398,24 +399,25 @@ class _Check:
 
 
 @contextmanager
-def _varying(wired: GradientGraph, i: int) -> Iterator[_Varying]:
+def _varying(graph: GradientGraph, i: int) -> Iterator[_Varying]:
     """A function of (index, offset, images, incoming, labels) that runs the reference engine with one number changed."""
-    target = wired.targets[i]
-    kept = None if target.source is None else np.array(target.source.values[target.name], np.float32)
-    number = next(
-        (n for n, image in enumerate(wired.inputs) if target.source is None and image is wired.gradients[i][0]), 0
-    )
+    target = graph.wiring.targets[i]
+    number, kept = 0, None
+    if target.source is None:
+        number = next(n for n, image in enumerate(graph.wiring.inputs) if image is graph.wiring.gradients[i][0])
+    else:
+        kept = np.array(target.source.values[target.name], np.float32)
     try:
-        yield _Varying(wired, target, number, kept)
+        yield _Varying(graph, target, number, kept)
     finally:
         if kept is not None:
             target.source.set_values(**{target.name: kept})
-            wired.reload()
+            graph.reload()
 
 
 class _Varying:
-    def __init__(self, wired: GradientGraph, target: Target, number: int, kept: np.ndarray | None):
-        self.wired, self.target, self.number, self.kept = wired, target, number, kept
+    def __init__(self, graph: GradientGraph, target: Target, number: int, kept: np.ndarray | None):
+        self.graph, self.target, self.number, self.kept = graph, target, number, kept
         self.images: list[np.ndarray] = []
 
     def value(self, index: tuple[int, ...]) -> float:
@@ -436,7 +438,7 @@ class _Varying:
         labels: list[np.ndarray],
     ) -> Step:
         self.images = images
-        full = not self.wired.is_forward_enough(images, incoming, labels)
+        full = not self.graph.is_forward_enough(images, incoming, labels)
         if self.kept is None:
             images = list(images)
             images[self.number] = images[self.number].copy()
@@ -445,8 +447,8 @@ class _Varying:
             moved = self.kept.copy()
             moved[index] = self.value(index) + self.moved(index, offset)
             self.target.source.set_values(**{self.target.name: moved})
-            self.wired.reload()
-        return self.wired.run("reference", images, incoming if full else None, labels, gradients=full)
+            self.graph.reload()
+        return self.graph.run("reference", images, incoming if full else None, labels, gradients=full)
 
 
 def _difference(
