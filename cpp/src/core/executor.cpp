@@ -3,7 +3,6 @@
 
 #include <algorithm>
 #include <chrono>
-#include <cstring>
 
 #include "core/large_memory.hpp"
 #include "mpsnn/graph.hpp"
@@ -23,7 +22,6 @@ void Arena::require(std::size_t bytes) {
   release();
   data_ = static_cast<std::byte*>(allocate_large(bytes));
   size_ = bytes;
-  std::memset(data_, 0, bytes);
 }
 
 KernelExecutable::KernelExecutable(Plan plan, const KernelBackend& backend, Precision precision, Arena& arena)

@@ -8,8 +8,8 @@
 
 namespace mpsnn {
 
-/// Memory that plans of one graph share: they never run at the same time. Grows to the largest; huge pages where the system
-/// has them, touched when it grows, so that no step meets a page fault.
+/// Memory that plans of one graph share: they never run at the same time. Grows to the largest; huge pages where the system has them. The
+/// first step touches what steps use: scratch of threads that could run and do not takes no memory.
 class Arena {
  public:
   Arena() = default;
