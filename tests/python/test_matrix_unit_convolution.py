@@ -36,6 +36,10 @@ CASES = {
     "merged groups": WindowCase(1, 13, 15, 192, (3, 3), ONE, ONE, groups=8, outputs=320),
     "channels in blocks": WindowCase(1, 20, 20, 608, (3, 3), TWO, ONE, outputs=32),
     "one channel": WindowCase(9, 29, 27, 1, (5, 5), ONE, ONE, outputs=20),
+    "images abreast": WindowCase(7, 13, 12, 20, (5, 5), ONE, ONE, Padding(Method.SizeValidOnly), outputs=50),
+    "images abreast, clamped": WindowCase(
+        5, 15, 19, 7, (3, 4), TWO, ONE, Padding(Method.SizeSame, edge=Edge.Clamp), outputs=40
+    ),
     "few channels": WindowCase(5, 41, 30, 3, (3, 3), TWO, ONE, outputs=12),
     "pointwise": WindowCase(2, 19, 17, 72, (1, 1), ONE, ONE, outputs=104),
     "pointwise, strided": WindowCase(2, 19, 17, 65, (1, 1), TWO, ONE, outputs=80),
@@ -73,6 +77,7 @@ def test_the_engines_agree_in_every_way_of_reading(case, monkeypatch):
         "woven",
         "channels in blocks",
         "one channel",
+        "images abreast",
         "few channels",
         "pointwise",
         *list(DEEP)[:3],

@@ -127,7 +127,7 @@ double winograd_cycles(const ConvolutionProblem& p) {
   if (p.pass == ConvolutionPass::data_gradient)
     return p.geometry.groups * plan_winograd(transforms, p.group_outputs(), p.group_inputs(), static_cast<std::size_t>(tiles)).cycles;
   if (splits_winograd_weight_gradient(p.geometry)) return split_winograd_weight_gradient_cycles(transforms, p.geometry, p.images);
-  const double images = 0.45 * isa().lanes * (vectors(p.group_inputs()) + vectors(p.group_outputs()));
+  const double images = 0.55 * isa().lanes * (vectors(p.group_inputs()) + vectors(p.group_outputs()));
   return p.geometry.groups * tiles * transforms.positions() * (images + p.group_inputs() * vectors(p.group_outputs()) / kVectorMultiplyAdds);
 }
 

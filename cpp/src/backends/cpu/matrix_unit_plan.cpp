@@ -18,11 +18,12 @@ constexpr double kBlockElements = 192 << 10, kNearSums = 96 << 10;
 constexpr int kMostTasks = 32;
 constexpr double kTaskCycles = 1e5, kPartFloats = 4 << 20;
 /// Cycles of one element: copied, split and transposed; split in pairs; added to its sum, which is near or far away; added to another
-/// part; stored in another order.
-constexpr double kTransposed = 1.15, kPaired = 0.75, kNear = 0.25, kFar = 1.0, kPart = 1.0, kReordered = 1.0;
+/// part; stored in another order. And of a row of a step that is gathered.
+constexpr double kTransposed = 1.15, kPaired = 0.75, kNear = 0.25, kFar = 1.0, kPart = 1.0, kReordered = 1.0, kGathered = 5;
 /// Six products of 16 cycles for 16 rows, 16 columns and 32 pixels, and what they wait for: a row of tiles alone for its sums and, unless
 /// there is one tile, whose operands stay in the first-level cache, for its operands; others for rows that lie across cache lines.
-constexpr double kTileCycles = 6 * 16 * 1.6, kLoneTile = 1.2, kLoneRow = 2, kUnaligned = 1.8;
+/// Stacked rows are multiplied a few steps at a time, which wait for less.
+constexpr double kTileCycles = 6 * 16 * 1.6, kLoneTile = 1.2, kLoneRow = 2, kUnaligned = 1.8, kStackedRow = 0.9;
 
 }  // namespace
 
@@ -80,6 +81,7 @@ void WeightGradientPlan::choose_rows() {
   const Axis &y = geometry.window.y, &x = geometry.window.x;
   const int pixels = std::clamp(static_cast<int>(kBlockElements / (inputs + outputs)), kBlockPixels / 2, kBlockPixels);
   chunk = x.output <= 2 * kBlockPixels ? x.output : round_up(ceil_divide(x.output, ceil_divide(x.output, pixels)), kDepth);
+  lay_abreast();
   constexpr struct {
     bool is_stacked, is_aligned, shares_lines, shares_columns;
   } kWays[] = {{false, true, true, true}, {false, true, true, false}, {false, true, false, false},
@@ -98,7 +100,12 @@ void WeightGradientPlan::choose_rows() {
   is_direct = !rows.is_stacked && rows.y.most_shift == 0 && rows.x.most_shift == 0 && !has_gaps && y.is_inside() && x.is_inside();
 }
 
-int WeightGradientPlan::pitch_of(const Rows& r) const { return r.is_stacked ? round_up(chunk, kDepth) : chunk + r.x.most_shift; }
+void WeightGradientPlan::lay_abreast() {
+  gathers = chunk > 0 && chunk <= kDepth && line_pixels() <= kGatheredElements;
+  if (gathers) abreast = std::clamp(std::min(kDepth / chunk, kGatheredElements / line_pixels()), 1, std::max(1, images));
+}
+
+int WeightGradientPlan::pitch_of(const Rows& r) const { return r.is_stacked ? round_up(abreast * chunk, kDepth) : chunk + r.x.most_shift; }
 
 std::vector<int> WeightGradientPlan::shifts_of(const Rows& r) const {
   std::vector<int> result;
@@ -118,14 +125,20 @@ double WeightGradientPlan::source_elements(const Rows& r, int channels) const {
 /// Of a line of windows.
 double WeightGradientPlan::product_cycles(const Rows& r) const {
   const int row_tiles = r.is_stacked ? ceil_divide(depth(), kRows) : ceil_divide(inputs, kRows);
-  const double each = row_tiles == 1 ? (padded == kColumns ? kLoneTile : kLoneRow) : r.is_aligned ? 1 : kUnaligned;
-  return pitch_of(r) * each * groups * (r.is_stacked ? 1 : taps()) * row_tiles * (padded / kColumns) * kTileCycles / kDepth;
+  const double each = row_tiles == 1 ? (padded == kColumns ? kLoneTile : kLoneRow) : r.is_stacked ? kStackedRow : r.is_aligned ? 1 : kUnaligned;
+  return pitch_of(r) * each * groups * (r.is_stacked ? 1.0 / abreast : taps()) * row_tiles * (padded / kColumns) * kTileCycles / kDepth;
+}
+
+double WeightGradientPlan::left_cycles(const Rows& r) const {
+  const Axis &y = geometry.window.y, &x = geometry.window.x;
+  if (!r.is_stacked || !gathers) return kTransposed * pitch_of(r) / (r.is_stacked ? abreast : 1) * source_elements(r, inputs * groups);
+  return y.stride * (kTransposed * line_pixels() * round_up(inputs, kRows) + kGathered * x.kernel * inputs / abreast);
 }
 double WeightGradientPlan::split_cycles(const Rows& r) const {
-  const double width = pitch_of(r), most = r.y.most_shift;
+  const double width = r.is_stacked ? chunk : pitch_of(r), most = r.y.most_shift;
   const double more_lines = r.is_stacked ? 1 : 1 + most / std::max(kBlockPixels / width, 4 * most + 1);
   const double variants = double(shifts_of(r).size());
-  return width * (kTransposed * more_lines * source_elements(r, inputs * groups) + kPaired * variants * groups * outputs);
+  return more_lines * left_cycles(r) + width * kPaired * variants * groups * outputs;
 }
 
 int WeightGradientPlan::shift_lines() const {
@@ -143,7 +156,7 @@ void WeightGradientPlan::choose_block(int row_parts, int column_parts, int& line
   const int wanted = std::max({1, ceil_divide(pixels, pitch), 4 * shift_lines()}), of_one = std::min(wanted, most);
   const bool is_part = of_one < output;
   lines = is_part ? ceil_divide(output, ceil_divide(output, of_one)) : output;
-  images = is_part || rows.is_stacked ? 1 : std::clamp(std::min(wanted, most + most / 2) / (output + shift_lines()), 1, this->images);
+  images = rows.is_stacked ? abreast : is_part ? 1 : std::clamp(std::min(wanted, most + most / 2) / (output + shift_lines()), 1, this->images);
 }
 
 /// The cut that costs least: every part of the rows splits the incoming gradient again, every part of the columns the source, and every
@@ -154,7 +167,7 @@ void WeightGradientPlan::choose_cut() {
   const int panels = groups > 1 ? 1 : ceil_divide(padded, 2 * kColumns), chunks = ceil_divide(x.output, chunk);
   const double sums = double(groups) * taps() * inputs * padded, pixels = double(images) * y.output * x.output;
   const double products = double(images) * y.output * chunks * product_cycles(rows);
-  const double left = kTransposed * pixels * source_elements(rows, inputs * groups);
+  const double left = double(images) * y.output * chunks * left_cycles(rows);
   const double right = kPaired * pixels * double(shifts.size()) * outputs * groups;
   const double tasks_wanted = std::clamp(products / kTaskCycles, 1.0, double(kMostTasks));
   for (int r = 1; r <= std::min(channels, kMostTasks); r *= 2) {
@@ -163,12 +176,13 @@ void WeightGradientPlan::choose_cut() {
       choose_block(r, c, block_lines, images_of_block);
       const double count = double(ceil_divide(images, images_of_block)) * chunks * ceil_divide(y.output, block_lines);
       const double parts_wanted = std::clamp(tasks_wanted / (r * c), 1.0, std::min(count, std::max(1.0, kPartFloats / sums)));
-      const int parts_here = static_cast<int>(parts_wanted);
-      const double added = (count - (parts_here == 1)) * sums * (sums / r / c / rows.slabs() <= kNearSums ? kNear : kFar);
-      const double here = (c * left + r * right + added + products) * (1 + 1.0 / (parts_here * r * c)) + kPart * (parts_here - 1) * sums;
-      if (cycles != 0 && here >= cycles) continue;
-      cycles = here, row_parts = r, column_parts = c, parts = parts_here;
-      lines = block_lines, block_images = images_of_block, blocks = static_cast<std::size_t>(count);
+      for (int parts_here = static_cast<int>(parts_wanted); parts_here > 0; parts_here /= 2) {
+        const double added = (count - (parts_here == 1)) * sums * (sums / r / c / rows.slabs() <= kNearSums ? kNear : kFar);
+        const double here = (c * left + r * right + added + products) * (1 + 1.0 / (parts_here * r * c)) + kPart * (parts_here - 1) * sums;
+        if (cycles != 0 && here >= cycles) continue;
+        cycles = here, row_parts = r, column_parts = c, parts = parts_here;
+        lines = block_lines, block_images = images_of_block, blocks = static_cast<std::size_t>(count);
+      }
     }
   }
 }

@@ -28,7 +28,7 @@ struct TapPhases {
 /// block and their phases are split once for all taps. Rows of the left operand that begin inside of cache lines take twice as long, so
 /// the right operand is there once for each shift modulo 32, unless the products wait for their sums anyway. Where the channels are too
 /// few for the rows of a tile ("stacked"), the row under all taps of a line is transposed instead; rows of neighbouring lines are
-/// neighbours then, and lines take whole steps.
+/// neighbours then, and lines take whole steps: where they are short, lines of several images lie abreast in one step.
 struct WeightGradientPlan {
   struct Rows {
     bool is_stacked, is_aligned;
@@ -52,6 +52,8 @@ struct WeightGradientPlan {
   int chunk = 1, pitch = 1;                      ///< windows of a line that are taken together, and their elements
   Rows rows;
   std::vector<int> shifts;                       ///< of the variants of the right operand
+  int abreast = 1;                               ///< images whose lines share a step
+  bool gathers = false;                          ///< stacked rows are gathered from pixels that are transposed once, not once for each tap
   bool is_direct = false;                        ///< the source is read where it lies
   int lines = 1, block_images = 1;               ///< of a block
   std::size_t blocks = 0;
@@ -62,16 +64,20 @@ struct WeightGradientPlan {
   int depth() const { return taps() * real_inputs; }
   /// Lines of a phase that the taps need beyond those of the first.
   int shift_lines() const;
+  /// Source pixels that the windows of a chunk stand for.
+  int line_pixels() const { return (chunk - 1) * geometry.window.x.stride + geometry.window.x.kernel; }
 
  private:
   void exchange();
   void merge_groups();
   void choose_rows();
   void choose_cut();
+  void lay_abreast();
   int pitch_of(const Rows& r) const;
   std::vector<int> shifts_of(const Rows& r) const;
   double source_elements(const Rows& r, int channels) const;
   double product_cycles(const Rows& r) const;
+  double left_cycles(const Rows& r) const;
   double split_cycles(const Rows& r) const;
   void choose_block(int row_parts, int column_parts, int& lines, int& images) const;
 };

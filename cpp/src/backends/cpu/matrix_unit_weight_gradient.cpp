@@ -55,7 +55,8 @@ class MatrixUnitWeightGradient final : public Kernel {
 
  private:
   static constexpr std::size_t kStretch = 4096;
-  static constexpr int kStrip = 16, kStripRows = 128, kCopiedPixels = 64;
+  static constexpr int kStrip = 16, kStripRows = 128, kCopiedPixels = 64, kTransposedStride = kGatheredElements | kDepth;
+  static constexpr std::size_t kNearSteps = 4;
 
   /// Some lines of windows of an image, or several whole images; and of them some columns.
   struct Block {
@@ -113,8 +114,16 @@ class MatrixUnitWeightGradient final : public Kernel {
     b_variant_ = std::size_t(groups) * round_up(outputs, kColumns) / kColumns * b_columns_;
     packed_offset_ = thread_.add(plan_.shifts.size() * b_variant_ / 2);
     batch_ = ceil_divide(kCopiedPixels, plan_.pitch);
-    const int copied_pixels = plan_.is_direct ? 0 : plan_.rows.is_stacked ? stacked_pixels() : batch_ * plan_.pitch;
+    const int copied_pixels = plan_.is_direct ? 0 : plan_.rows.is_stacked ? plan_.abreast * plan_.line_pixels() : batch_ * plan_.pitch;
     line_offset_ = thread_.add(std::size_t(copied_pixels) * inputs);
+    if (gathers()) {
+      transposed_offset_ = thread_.add(std::size_t(kParts) * inputs * kTransposedStride / 2);
+      for (int tap = 0; tap < x.kernel; ++tap)
+        for (int k = 0; k < kDepth; ++k) {
+          const bool is_window = k < plan_.chunk * plan_.abreast;  // others are multiplied with zero
+          places_.push_back((is_window ? k / plan_.chunk * plan_.line_pixels() + k % plan_.chunk * x.stride : 0) + tap);
+        }
+    }
     step_offset_ = thread_.add(std::size_t(kDepth) * groups * outputs);
     threads_offset_ = scratch_.add(round_up<std::size_t>(thread_.floats(), 16) * max_thread_count());
     bias_offset_ = scratch_.add(bias_.scratch_floats());
@@ -122,9 +131,12 @@ class MatrixUnitWeightGradient final : public Kernel {
     if (!writes_in_place_) sums_offset_ = scratch_.add(part_floats() * plan_.parts);
   }
 
-  /// Source pixels of a line that the windows of a chunk stand for.
-  int stacked_pixels() const { return (plan_.chunk - 1) * plan_.geometry.window.x.stride + plan_.geometry.window.x.kernel; }
-  std::size_t part_floats() const { return std::size_t(plan_.groups) * plan_.taps() * plan_.inputs * plan_.padded + kStrip; }
+  bool gathers() const { return plan_.rows.is_stacked && plan_.gathers; }
+  /// Stacked rows are whole tiles.
+  std::size_t part_floats() const {
+    const std::size_t more = plan_.rows.is_stacked ? kRows * plan_.padded : kStrip;
+    return std::size_t(plan_.groups) * plan_.taps() * plan_.inputs * plan_.padded + more;
+  }
   float* sum(float* sums, int group, int row) const {
     if (writes_in_place_) return plan_.layout.at(sums, group) + row * plan_.layout.input;
     return sums + (std::size_t(group) * plan_.taps() * plan_.inputs + row) * plan_.padded;
@@ -184,10 +196,30 @@ class MatrixUnitWeightGradient final : public Kernel {
       return split_phase(source, block, phases_y.phases[slab / count], phases_x.phases[slab % count], channels, to, copy);
     }
     for (int line = 0; line < (block.lines - 1) * y.stride + y.kernel; ++line) {
-      copy_line(source, block, block.image, y.origin(block.line) + line, {0, 1, stacked_pixels()}, channels, copy);
+      for (int image = 0; image < plan_.abreast; ++image) {
+        float* of_image = copy + std::size_t(image) * plan_.line_pixels() * plan_.inputs;
+        if (image < block.images)
+          copy_line(source, block, block.image + image, y.origin(block.line) + line, {0, 1, plan_.line_pixels()}, channels, of_image);
+        else std::fill_n(of_image, plan_.line_pixels() * plan_.inputs, 0.0f);
+      }
+      if (gathers()) {
+        gather_line(copy, to + std::ptrdiff_t(line) * line_rows_ * a_stride_, scratch);
+        continue;
+      }
       unit_.split_columns(copy, plan_.geometry.window.x.stride * std::size_t(plan_.inputs), line_rows_, block.width(),
                           to + std::ptrdiff_t(line) * line_rows_ * a_stride_, a_stride_, a_part_);
     }
+  }
+
+  /// The rows under all taps of a line, from its pixels, which are transposed together.
+  void gather_line(const float* pixels, std::uint16_t* to, float* scratch) const {
+    auto* transposed = reinterpret_cast<std::uint16_t*>(scratch + transposed_offset_);
+    const std::size_t inputs = plan_.inputs, part = inputs * kTransposedStride;
+    unit_.split_columns(pixels, inputs, inputs, plan_.line_pixels() * plan_.abreast, transposed, kTransposedStride, part);
+    for (int p = 0; p < kParts; ++p)
+      for (int tap = 0; tap < plan_.geometry.window.x.kernel; ++tap)
+        unit_.gather_steps(transposed + p * part, kTransposedStride, inputs, places_.data() + tap * kDepth,
+                           to + p * a_part_ + tap * inputs * a_stride_, a_stride_);
   }
 
   void split_phase(const float* source, const Block& block, const TapPhases::Phase& phase_y, const TapPhases::Phase& phase_x,
@@ -266,6 +298,7 @@ class MatrixUnitWeightGradient final : public Kernel {
       return from + ((image * y.output + block.line + line % block.image_lines) * x.output + block.columns.begin) * outputs;
     };
     auto* to = reinterpret_cast<std::uint16_t*>(scratch + packed_offset_) + variant * b_variant_;
+    if (plan_.abreast > 1 && plan_.rows.is_stacked) return split_abreast(block, share, from, scratch + step_offset_, to);
     if (is_one_line && shift == 0) return split_pairs(line_at(0), outputs, depth, share, to);
     for (int k = -shift; k < depth; k += kDepth, to += kParts * kTile) {
       const int column = k % pitch;
@@ -282,6 +315,21 @@ class MatrixUnitWeightGradient final : public Kernel {
         else std::fill_n(step, count, 0.0f);
       }
       split_pairs(scratch + step_offset_, count, kDepth, share, to);
+    }
+  }
+
+  /// A step for each line, with that of each image.
+  void split_abreast(const Block& block, const Share& share, const float* from, float* step, std::uint16_t* to) const {
+    const Axis &y = plan_.geometry.window.y, &x = plan_.geometry.window.x;
+    const std::size_t outputs = plan_.geometry.output_channels, count = share.outputs.size();
+    for (int line = 0; line < block.lines; ++line, to += kParts * kTile) {
+      float* values = step;
+      for (int image = block.image; image < block.image + block.images; ++image) {
+        const float* pixels = from + (std::size_t(image) * y.output + block.line + line) * x.output * outputs;
+        if (count == outputs) values = std::copy_n(pixels, x.output * count, values);
+        else for (int i = 0; i < x.output; ++i) values = std::copy_n(pixels + i * outputs, count, values);
+      }
+      split_pairs(step, count, block.images * x.output, share, to);
     }
   }
 
@@ -302,8 +350,9 @@ class MatrixUnitWeightGradient final : public Kernel {
   void multiply(const Block& block, const Share& share, const std::vector<Piece>& pieces, bool is_first, float* sums,
                 float* scratch) const {
     SplitProduct product{};
-    product.rows = plan_.rows.is_stacked ? plan_.depth() : share.inputs.size();
-    product.columns = share.outputs.size();
+    product.rows = plan_.rows.is_stacked ? round_up(plan_.depth(), kRows) : share.inputs.size();
+    product.columns = plan_.rows.is_stacked ? round_up(share.outputs.size(), kColumns) : share.outputs.size();
+    product.chains = plan_.rows.is_stacked && !is_first;
     product.a_stride = a_stride_;
     product.a_part = a_part_;
     product.offsets = plan_.rows.is_stacked ? offsets_.data() : nullptr;
@@ -318,9 +367,22 @@ class MatrixUnitWeightGradient final : public Kernel {
         product.b = b + piece.variant * b_variant_;
         product.a = a + piece.offset + std::ptrdiff_t(group - share.groups.begin) * plan_.inputs * a_stride_;
         product.c = sum(sums, group, piece.row + share.inputs.begin) + share.outputs.begin;
-        unit_.multiply(product);
+        if (plan_.rows.is_stacked) multiply_stacked(product);
+        else unit_.multiply(product);
       }
       b += plan_.padded / kColumns * b_columns_;
+    }
+  }
+
+  /// A few steps at a time, whose operands stay in the first-level cache.
+  void multiply_stacked(SplitProduct product) const {
+    for (std::size_t steps = product.steps; steps > 0; steps -= product.steps) {
+      product.steps = std::min(steps, kNearSteps);
+      unit_.multiply(product);
+      product.offsets += product.steps;
+      product.b += product.steps * (kParts * kTile);
+      product.overwrites = false;
+      product.chains = true;
     }
   }
 
@@ -354,7 +416,8 @@ class MatrixUnitWeightGradient final : public Kernel {
   std::size_t a_stride_ = 0, a_part_ = 0, b_columns_ = 0, b_variant_ = 0;
   std::vector<std::vector<Piece>> pieces_;  ///< of each slab
   std::vector<std::ptrdiff_t> offsets_;
-  std::size_t source_offset_ = 0, packed_offset_ = 0, line_offset_ = 0, step_offset_ = 0;  // of a thread
+  std::vector<std::uint16_t> places_;  ///< of each tap along a line, in a transposed row
+  std::size_t source_offset_ = 0, packed_offset_ = 0, line_offset_ = 0, transposed_offset_ = 0, step_offset_ = 0;  // of a thread
   std::size_t threads_offset_ = 0, bias_offset_ = 0, sums_offset_ = 0;
   ScratchLayout scratch_, thread_;
 };

@@ -131,6 +131,13 @@ void split_columns(const float* x, std::size_t x_stride, std::size_t rows, std::
   }
 }
 
+void gather_steps(const std::uint16_t* from, std::size_t stride, std::size_t rows, const std::uint16_t* places, std::uint16_t* to,
+                  std::size_t to_stride) {
+  const __m512i lanes = _mm512_loadu_si512(places);
+  for (std::size_t i = 0; i < rows; ++i, from += stride, to += to_stride)
+    _mm512_storeu_si512(to, _mm512_permutex2var_epi16(_mm512_loadu_si512(from), lanes, _mm512_loadu_si512(from + kDepth)));
+}
+
 /// Sums in tiles 0 to 3, rows of the left operand in tiles 4 and 5, columns of the right one in tiles 6 and 7.
 struct alignas(64) Configuration {
   std::uint8_t palette = 1, start_row = 0, reserved[14] = {};
@@ -290,7 +297,7 @@ void multiply(const SplitProduct& product) {
 
 }  // namespace
 
-const MatrixUnit kAmx = {open, close, split_rows, split_columns, split_pairs, multiply, &kSplitFour, &kSplitFiveTaps};
+const MatrixUnit kAmx = {open, close, split_rows, split_columns, gather_steps, split_pairs, multiply, &kSplitFour, &kSplitFiveTaps};
 
 bool may_use_amx() {
   unsigned a = 0, b = 0, c = 0, d = 0;

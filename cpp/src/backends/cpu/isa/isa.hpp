@@ -209,6 +209,7 @@ constexpr int kDepth = 32;        ///< terms of a step: rows of the left operand
 constexpr int kColumns = 16;      ///< columns of a tile of the right operand
 constexpr int kTile = kDepth * kColumns;  ///< elements of one part of a tile
 constexpr int kRows = 16;         ///< rows that are read together: the left operand must be readable up to a multiple of it
+constexpr int kGatheredElements = 2 * kDepth;  ///< of a row from which a step is gathered
 }  // namespace split
 
 /// Rows to split: see MatrixUnit::split_rows.
@@ -289,6 +290,9 @@ struct MatrixUnit {
   /// The same of x[k * x_stride + i]: a left operand that is read by columns.
   void (*split_columns)(const float* x, std::size_t x_stride, std::size_t rows, std::size_t count, std::uint16_t* to, std::size_t to_stride,
                         std::size_t part);
+  /// to[i * to_stride + k] := from[i * stride + places[k]], k < 32, i < rows, of elements that are split already; places < kGatheredElements.
+  void (*gather_steps)(const std::uint16_t* from, std::size_t stride, std::size_t rows, const std::uint16_t* places, std::uint16_t* to,
+                       std::size_t to_stride);
   /// A right operand, x[k * x_stride + j] with k < depth and j < columns: tiles of 32 x 16, all parts of a step behind one another, steps
   /// behind one another, and `to_columns` elements from one tile of columns to the next. What is missing of the last tiles is zero.
   void (*split_pairs)(const float* x, std::size_t x_stride, std::size_t depth, std::size_t columns, std::uint16_t* to, std::size_t to_columns);
