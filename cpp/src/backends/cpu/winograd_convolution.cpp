@@ -216,9 +216,9 @@ class MatrixUnitWinograd final : public BlockedWinograd {
   }
 
  private:
-  /// Floats of a task's tiles: those of few channels lie in the second-level cache beside all weights, 1.75 MiB together; else tiles that
-  /// leave it cost less than weights that are read more often.
-  static constexpr std::size_t kNearFloats = 448 << 10, kFarFloats = kStoredFloats;
+  /// Floats of a task's tiles: those of few channels lie in the second-level cache beside all weights, with room for what the other
+  /// operations of a step leave there; else tiles that leave it cost less than weights that are read more often.
+  static constexpr std::size_t kNearWeights = 224 << 10, kNearTiles = 160 << 10, kFarTiles = kStoredFloats;
   static constexpr int kSplitRows = 2 * split::kRows;  ///< that are split at a time, into the first-level cache
   static_assert(kWeightChannels == split::kDepth);
 
@@ -226,7 +226,7 @@ class MatrixUnitWinograd final : public BlockedWinograd {
 
   void choose_blocks() {
     const std::size_t weights = groups_ * positions() * u_step_ / 2, tile = std::size_t(positions()) * m_stride_;
-    const std::size_t room = weights <= kNearFloats / 2 ? kNearFloats - weights : kFarFloats;
+    const std::size_t room = weights <= kNearWeights ? kNearTiles : kFarTiles;
     const std::size_t most = std::max<std::size_t>(1, room / tile / split::kRows);
     // Tasks for more threads, of 64 tiles at least: with fewer, their products take no longer than reading the weights.
     const std::size_t enough = std::min<std::size_t>(ceil_divide(kTasks, groups_), std::max<std::size_t>(1, units() / 4));
