@@ -61,6 +61,26 @@ template <unsigned kBias, class T>
   return {__builtin_bit_cast(T, (__builtin_bit_cast(Bits, shifted) + kBias) << 23), t};
 }
 
+/// 2^(x * factor) in the same way, for -124 <= x * factor <= 0 or NaN: no reduction in two parts is needed where x itself is rounded, or the
+/// result is close to a limit. 2^r = 1 + r Q(r), Q fitted to relative errors of 1e-8.
+template <class T>
+struct PowerOfTwo {
+  T power, t;  ///< power + power * t is the result
+  static constexpr float kRound = 12582912.0f;
+  using Bits = typename BitsOf<T>::type;
+  [[maybe_unused]] inline __attribute__((always_inline)) PowerOfTwo(T x, float factor) {
+    const T shifted = x * factor + kRound;
+    const T n = shifted - kRound, r = x * factor - n;
+    T q = r * 1.5403495e-4f + 1.3390735e-3f;
+    q = q * r + 9.618238e-3f;
+    q = q * r + 5.5503573e-2f;
+    q = q * r + 0.24022649f;
+    q = q * r + 0.6931472f;
+    t = q * r;
+    power = __builtin_bit_cast(T, (__builtin_bit_cast(Bits, shifted) + 127u) << 23);
+  }
+};
+
 /// The larger and the smaller of two numbers, the second one where either is NaN. Compilers know the instructions for floats in this form
 /// alone, and for vectors in none (isa/).
 template <class T>
@@ -103,10 +123,13 @@ template <class T>
   return x >= T{} ? positive : e * positive;
 }
 
-/// From m = e^(-2|x|) - 1, which does not cancel near 0, as -m / (2 + m).
+/// tanh(factor * x), but for the sign of `factor`. From m = e^(-2|factor x|) - 1, which does not cancel near 0, as -m / (2 + m); it is -1 beyond
+/// the bound.
 template <class T>
-[[maybe_unused]] inline __attribute__((always_inline)) T hyperbolic_tangent(T x) {
-  const T m = exponential_minus_one(-2.0f * magnitude_of(x));
+[[maybe_unused]] inline __attribute__((always_inline)) T hyperbolic_tangent(T x, float factor) {
+  const float size = __builtin_fabsf(factor), bound = 15.0f / size;
+  const PowerOfTwo<T> e(Extremes<T>::smaller(T{} + bound, magnitude_of(x)), -2.88539008f * size);
+  const T m = e.power * e.t + (e.power - 1.0f);
   return with_sign_of(x, -m * reciprocal(2.0f + m));
 }
 
@@ -150,7 +173,7 @@ struct NormalTail {
 };
 template <class T>
 [[maybe_unused]] inline __attribute__((always_inline)) NormalTail<T> normal_tail(T x) {
-  const SplitExponential<T> e = split_exponential<127>(-0.5f * x * x);
+  const PowerOfTwo<T> e(x * x, -0.72134752f);
   const T t = reciprocal(1.0f + 0.212132034f * x);
   T p = t * -0.064777866f + 0.242867798f;
   p = p * t - 0.256333083f;
@@ -160,7 +183,7 @@ template <class T>
   p = p * t + 0.0741433064f;
   p = p * t + 0.0853618756f;
   p = p * t + 0.084593706f;
-  return {e.scale + e.scale * e.t, p * t};
+  return {e.power + e.power * e.t, p * t};
 }
 
 /// Lanes of the reductions below: enough for two 8-wide or four 4-wide vectors, so that no addition waits for the one before.

@@ -97,7 +97,7 @@ struct TanH {
   float a, b;
   template <class T>
   T value(T x) const {
-    return a * hyperbolic_tangent(b * x);
+    return (b < 0 ? -a : a) * hyperbolic_tangent(x, b);
   }
   template <class T>
   T gradient(T e, T x) const {
@@ -215,7 +215,7 @@ struct GeLU {
   T value(T x) const {
     const T limited = bounded(x);
     const NormalTail<T> n = normal_tail(limited);
-    return (x >= T{} ? x : T{}) - limited * (n.tail * n.density);
+    return Extremes<T>::larger(T{}, x) - limited * (n.tail * n.density);
   }
   template <class T>
   T gradient(T e, T x) const {
