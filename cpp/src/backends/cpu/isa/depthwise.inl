@@ -92,21 +92,26 @@ void depthwise_run(const DepthwiseRun& run) {
   depthwise_vectors<0, 0>(run);
 }
 
-/// Four pixels of a line; sums of all taps stay in registers.
-template <int TapsY, int TapsX, int Step, int Pixels>
-inline __attribute__((always_inline)) void add_pixels(const DepthwiseSum& sum, const float* e, const float* x, Vector (&total)[TapsY][TapsX]) {
-  Vector incoming[Pixels];
+/// Some pixels of a line; sums of all taps stay in registers.
+template <int Vectors, int TapsY, int TapsX, int Step, int Pixels>
+inline __attribute__((always_inline)) void add_pixels(const DepthwiseSum& sum, const float* e, const float* x, Vector (&total)[Vectors][TapsY][TapsX]) {
+  Vector incoming[Pixels][Vectors];
 #pragma GCC unroll 4
-  for (int r = 0; r < Pixels; ++r) incoming[r] = load(e + r * sum.incoming_pixel);
+  for (int r = 0; r < Pixels; ++r)
+#pragma GCC unroll 2
+    for (int v = 0; v < Vectors; ++v) incoming[r][v] = load(e + r * sum.incoming_pixel + v * kLanes);
 #pragma GCC unroll 3
   for (int ty = 0; ty < TapsY; ++ty) {
     const float* p = x + ty * sum.source_tap_line;
 #pragma GCC unroll 16
     for (int j = 0; j < (Pixels - 1) * Step + TapsX; ++j, p += sum.source_tap) {
-      const Vector v = load(p);
+#pragma GCC unroll 2
+      for (int v = 0; v < Vectors; ++v) {
+        const Vector pixel = load(p + v * kLanes);
 #pragma GCC unroll 4
-      for (int r = 0; r < Pixels; ++r)
-        if (j >= r * Step && j - r * Step < TapsX) total[ty][j - r * Step] += v * incoming[r];
+        for (int r = 0; r < Pixels; ++r)
+          if (j >= r * Step && j - r * Step < TapsX) total[v][ty][j - r * Step] += pixel * incoming[r][v];
+      }
     }
   }
 }
@@ -114,31 +119,44 @@ inline __attribute__((always_inline)) void add_pixels(const DepthwiseSum& sum, c
 /// A stretch of kStretch pixels of a few lines and channels is short enough for its lines to be read as they lie in memory.
 constexpr int kStretch = 32;
 
+/// Vectors of channels from `c` on; the first `overlap` channels of them were added already.
+template <int Vectors, int TapsY, int TapsX, int Step>
+inline __attribute__((always_inline)) void depthwise_add_channels(const DepthwiseSum& sum, int first_y, int first_x, int first, int last, std::size_t c,
+                                                                  int overlap) {
+  constexpr int kPixels = 4 / Vectors;
+  Vector total[Vectors][TapsY][TapsX] = {};
+  for (int line = 0; line < sum.lines; ++line) {
+    const float* e = sum.incoming + line * sum.incoming_line + first * sum.incoming_pixel + c;
+    const float* x = sum.source + line * sum.source_line + first_y * sum.source_tap_line + first_x * sum.source_tap + first * sum.source_pixel + c;
+    int pixel = first;
+    for (; pixel + kPixels <= last; pixel += kPixels, e += kPixels * sum.incoming_pixel, x += kPixels * sum.source_pixel)
+      add_pixels<Vectors, TapsY, TapsX, Step, kPixels>(sum, e, x, total);
+    for (; pixel < last; ++pixel, e += sum.incoming_pixel, x += sum.source_pixel)
+      add_pixels<Vectors, TapsY, TapsX, Step, 1>(sum, e, x, total);
+  }
+#pragma GCC unroll 3
+  for (int ty = 0; ty < TapsY; ++ty) {
+#pragma GCC unroll 5
+    for (int tx = 0; tx < TapsX; ++tx) {
+      float* to = sum.sums + (first_y + ty) * sum.sum_line + (first_x + tx) * sum.sum_tap + c;
+      if (overlap == 0)
+#pragma GCC unroll 2
+        for (int v = 0; v < Vectors; ++v) store(to + v * kLanes, load(to + v * kLanes) + total[v][ty][tx]);
+      else
+        for (int i = overlap; i < kLanes; ++i) to[i] += total[0][ty][tx][i];
+    }
+  }
+}
+
+/// Two vectors at a time where there are registers for their sums: cache lines are read in the order in which they are fetched.
 template <int TapsY, int TapsX, int Step>
 void depthwise_add(const DepthwiseSum& sum, int first_y, int first_x, int first, int last) {
-  for (std::size_t c = 0; c < sum.channels; c += kLanes) {
+  std::size_t c = 0;
+  if constexpr (kLanes == 16)
+    for (; c + 2 * kLanes <= sum.channels; c += 2 * kLanes) depthwise_add_channels<2, TapsY, TapsX, Step>(sum, first_y, first_x, first, last, c, 0);
+  for (; c < sum.channels; c += kLanes) {
     const int overlap = c + kLanes > sum.channels ? static_cast<int>(c + kLanes - sum.channels) : 0;
-    Vector total[TapsY][TapsX] = {};
-    for (int line = 0; line < sum.lines; ++line) {
-      const float* e = sum.incoming + line * sum.incoming_line + first * sum.incoming_pixel + (c - overlap);
-      const float* x = sum.source + line * sum.source_line + first_y * sum.source_tap_line + first_x * sum.source_tap +
-                       first * sum.source_pixel + (c - overlap);
-      int pixel = first;
-      for (; pixel + 4 <= last; pixel += 4, e += 4 * sum.incoming_pixel, x += 4 * sum.source_pixel)
-        add_pixels<TapsY, TapsX, Step, 4>(sum, e, x, total);
-      for (; pixel < last; ++pixel, e += sum.incoming_pixel, x += sum.source_pixel)
-        add_pixels<TapsY, TapsX, Step, 1>(sum, e, x, total);
-    }
-#pragma GCC unroll 3
-    for (int ty = 0; ty < TapsY; ++ty) {
-#pragma GCC unroll 5
-      for (int tx = 0; tx < TapsX; ++tx) {
-        float* to = sum.sums + (first_y + ty) * sum.sum_line + (first_x + tx) * sum.sum_tap + (c - overlap);
-        if (overlap == 0) store(to, load(to) + total[ty][tx]);
-        else
-          for (int i = overlap; i < kLanes; ++i) to[i] += total[ty][tx][i];
-      }
-    }
+    depthwise_add_channels<1, TapsY, TapsX, Step>(sum, first_y, first_x, first, last, c - overlap, overlap);
   }
 }
 
