@@ -62,6 +62,18 @@ struct Preparation {
   }
 };
 
+/// Where all of that is switched off.
+struct NoPreparation {
+  template <class T>
+  T operator()(T g, T) const {
+    return g;
+  }
+};
+
+bool is_plain(const NNOptimizerDescriptor& d) {
+  return !d.apply_gradient_clipping && d.gradient_rescale == 1 && (d.regularization_type == NNRegularizationType::None || d.regularization_scale == 0);
+}
+
 // Rules: new value of one parameter from its prepared gradient, its value and its history.
 
 template <class T>
@@ -120,8 +132,8 @@ struct AMSGrad {
 };
 
 /// Applies a rule to a few elements. In place, `v` is not looked at: the compiler would find that it overlaps `r` and not make vectors.
-template <bool kInPlace, class T, class Rule>
-inline void update(const Preparation<T>& prepare, const Rule& rule, const T* __restrict g, const T* __restrict v, T* __restrict r,
+template <bool kInPlace, class Prepare, class T, class Rule>
+inline void update(const Prepare& prepare, const Rule& rule, const T* __restrict g, const T* __restrict v, T* __restrict r,
                    T* __restrict h0, T* __restrict h1, T* __restrict h2, std::size_t count) {
   for (std::size_t i = 0; i < count; ++i) {
     const T value = kInPlace ? r[i] : v[i], gradient = prepare(g[i], value);
@@ -133,8 +145,8 @@ inline void update(const Preparation<T>& prepare, const Rule& rule, const T* __r
 }
 
 /// The same for a stretch: parameters were last seen a step ago and come from far.
-template <bool kInPlace, class T, class Rule>
-void update_stretch(const Preparation<T>& prepare, const Rule& rule, const T* g, const T* v, T* r, T* const (&h)[3], std::size_t count) {
+template <bool kInPlace, class Prepare, class T, class Rule>
+void update_stretch(const Prepare& prepare, const Rule& rule, const T* g, const T* v, T* r, T* const (&h)[3], std::size_t count) {
   constexpr std::size_t kLines = 4, kBlock = kLines * kCacheLine / sizeof(T);
   for (std::size_t i = 0; i < count; i += kBlock) {
     fetch_ahead<kLines>(g + i);
@@ -146,11 +158,10 @@ void update_stretch(const Preparation<T>& prepare, const Rule& rule, const T* g,
 }
 
 /// Applies a rule to all elements, on all threads. Elements are independent: the same bits however they are split.
-template <class T, class Rule>
-void run(const NNOptimizerDescriptor& descriptor, const Rule& rule, const Buffer& gradient, const Buffer& values,
+template <class T, class Prepare, class Rule>
+void run(const Prepare& prepare, const Rule& rule, const Buffer& gradient, const Buffer& values,
          std::span<const Buffer> history, const Buffer& result) {
   constexpr std::size_t kStretch = 16384;  // 64 KiB of floats per vector: some 10 microseconds
-  const Preparation<T> prepare(descriptor);
   const auto numbers = [](const Buffer& buffer) { return static_cast<T*>(buffer.data()); };
   T* h[3] = {};
   for (int i = 0; i < Rule::kHistory; ++i) h[i] = numbers(history[i]);
@@ -159,9 +170,16 @@ void run(const NNOptimizerDescriptor& descriptor, const Rule& rule, const Buffer
     const std::size_t begin = task * kStretch, length = std::min(kStretch, count - begin);
     const auto from = [begin](T* p) { return p ? p + begin : nullptr; };
     T* const histories[3] = {from(h[0]), from(h[1]), from(h[2])};
-    const auto apply = values.data() == result.data() ? update_stretch<true, T, Rule> : update_stretch<false, T, Rule>;
+    const auto apply = values.data() == result.data() ? update_stretch<true, Prepare, T, Rule> : update_stretch<false, Prepare, T, Rule>;
     apply(prepare, rule, from(numbers(gradient)), from(numbers(values)), from(numbers(result)), histories, length);
   });
+}
+
+template <class T, class Rule>
+void run(const NNOptimizerDescriptor& descriptor, const Rule& rule, const Buffer& gradient, const Buffer& values,
+         std::span<const Buffer> history, const Buffer& result) {
+  if (is_plain(descriptor)) return run<T>(NoPreparation{}, rule, gradient, values, history, result);
+  run<T>(Preparation<T>(descriptor), rule, gradient, values, history, result);
 }
 
 /// Calls visit(T{}) with the element type of the values.
