@@ -55,6 +55,7 @@ class MatrixUnitWeightGradient final : public Kernel {
 
  private:
   static constexpr std::size_t kStretch = 4096;
+  static constexpr std::size_t kFetchedFloats = 1 << 20;  ///< more wait for memory all the same
   static constexpr int kStrip = 16, kStripRows = 128, kCopiedPixels = 64, kTransposedStride = kGatheredElements | kDepth;
   static constexpr std::size_t kNearSteps = 4;
 
@@ -128,6 +129,7 @@ class MatrixUnitWeightGradient final : public Kernel {
     threads_offset_ = scratch_.add(round_up<std::size_t>(thread_.floats(), 16) * max_thread_count());
     bias_offset_ = scratch_.add(bias_.scratch_floats());
     writes_in_place_ = plan_.parts == 1 && plan_.geometry.groups == 1 && plan_.taps() == 1 && plan_.layout.output == 1;
+    fetches_ = writes_in_place_ && part_floats() <= kFetchedFloats;
     if (!writes_in_place_) sums_offset_ = scratch_.add(part_floats() * plan_.parts);
   }
 
@@ -367,6 +369,7 @@ class MatrixUnitWeightGradient final : public Kernel {
         product.b = b + piece.variant * b_variant_;
         product.a = a + piece.offset + std::ptrdiff_t(group - share.groups.begin) * plan_.inputs * a_stride_;
         product.c = sum(sums, group, piece.row + share.inputs.begin) + share.outputs.begin;
+        if (fetches_) product.next_c = product.c;
         if (plan_.rows.is_stacked) multiply_stacked(product);
         else unit_.multiply(product);
       }
@@ -411,6 +414,7 @@ class MatrixUnitWeightGradient final : public Kernel {
   int incoming_;  ///< the operand whose channels are the columns of the sums
   BiasGradient bias_;
   bool writes_in_place_ = false;
+  bool fetches_ = false;  ///< each tile of the result during the product before: it was last seen a step ago
   int line_rows_ = 1;  ///< rows of the left operand for a line under all taps
   int batch_ = 1;  ///< lines that are copied at a time
   std::size_t a_stride_ = 0, a_part_ = 0, b_columns_ = 0, b_variant_ = 0;
