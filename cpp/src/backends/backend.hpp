@@ -25,8 +25,9 @@ struct KernelCall {
   std::span<void* const> outputs;  ///< null where nobody needs it
   void* saved = nullptr;           ///< what a forward kernel leaves for its gradient (Backend::saved_bytes)
   void* scratch = nullptr;         ///< Kernel::scratch_bytes(), 64-byte aligned, contents undefined
+  void* packed = nullptr;          ///< Kernel::packed_bytes(), 64-byte aligned, contents as left by the last run with this parameters_version
   std::uint64_t encode_count = 0;  ///< how often this graph was encoded before
-  std::uint64_t parameters_version = 0;  ///< changes when any parameter does: packed weights are stale then
+  std::uint64_t parameters_version = 0;  ///< changes when any parameter does, or `packed` was used by others: packed weights are stale then
 
   template <class T>
   const T* input(std::size_t i) const { return i < inputs.size() ? static_cast<const T*>(inputs[i]) : nullptr; }
@@ -39,6 +40,8 @@ class Kernel {
  public:
   virtual ~Kernel() = default;
   virtual std::size_t scratch_bytes() const { return 0; }
+  /// For weights in the order in which products read them, which serve until the parameters change.
+  virtual std::size_t packed_bytes() const { return 0; }
   virtual void run(const KernelCall& call) = 0;
   // What plan() prints: the algorithm, how it lays numbers out, what it was chosen for where there was a choice, and the floating-point
   // operations that it needs where a direct loop needs `direct`.

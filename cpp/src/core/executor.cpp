@@ -26,13 +26,19 @@ void Arena::require(std::size_t bytes) {
 
 KernelExecutable::KernelExecutable(Plan plan, const KernelBackend& backend, Precision precision, Arena& arena)
     : Executable(backend.fuses() ? fused(std::move(plan), backend, precision) : std::move(plan), backend.element_type()), arena_(arena) {
-  std::size_t scratch_bytes = 0, most_inputs = 0, most_outputs = 0;
+  shares_packed_ = std::any_of(plan_.values.begin(), plan_.values.end(), [](const Value& value) { return value.storage == Storage::gradient; });
+  std::size_t scratch_bytes = 0, packed_bytes = 0, most_inputs = 0, most_outputs = 0;
   for (const Step& step : plan_.steps) {
     kernels_.push_back(backend.make_kernel(step.operation, plan_.operand_shapes(step), precision));
-    scratch_bytes = std::max(scratch_bytes, kernels_.back()->scratch_bytes());
+    const Kernel& kernel = *kernels_.back();
+    const std::size_t behind_scratch = aligned_in_arena(kernel.scratch_bytes());
+    packed_offsets_.push_back(shares_packed_ ? behind_scratch : packed_bytes);
+    packed_bytes += aligned_in_arena(kernel.packed_bytes());
+    scratch_bytes = std::max(scratch_bytes, behind_scratch + (shares_packed_ ? kernel.packed_bytes() : 0));
     most_inputs = std::max(most_inputs, step.inputs.size());
     most_outputs = std::max(most_outputs, step.outputs.size());
   }
+  if (!shares_packed_) own_packed_.require(packed_bytes);
   scratch_offset_ = lay_out_arena(plan_, element_bytes(type_), scratch_bytes, backend.fuses());
   inputs_.resize(most_inputs);
   outputs_.resize(most_outputs);
@@ -54,7 +60,8 @@ void KernelExecutable::run_step(std::size_t index, const Bindings& bindings) {
   call.saved = step.saved == kNoValue ? nullptr : address(plan_.values[step.saved], bindings);
   call.scratch = arena_.data() + scratch_offset_;
   call.encode_count = bindings.encode_count;
-  call.parameters_version = bindings.parameters_version;
+  call.packed = (shares_packed_ ? arena_.data() + scratch_offset_ : own_packed_.data()) + packed_offsets_[index];
+  call.parameters_version = shares_packed_ ? ++packed_count_ : bindings.parameters_version;
   kernels_[index]->run(call);
 }
 

@@ -44,6 +44,12 @@ class KernelExecutable final : public Executable {
 
   Arena& arena_;
   std::size_t scratch_offset_ = 0;
+  /// Of packed weights: own memory, or, where a step computes gradients, so that the next one finds other weights, a part of the scratch
+  /// memory that the kernels share.
+  std::vector<std::size_t> packed_offsets_;
+  bool shares_packed_ = false;
+  std::uint64_t packed_count_ = 0;  ///< how often shared memory was used
+  Arena own_packed_;
   std::vector<std::unique_ptr<Kernel>> kernels_;
   std::vector<void*> inputs_, outputs_;  // as long as the longest step's, so that runs allocate nothing
 };

@@ -6,10 +6,6 @@
 namespace mpsnn {
 namespace {
 
-constexpr std::size_t kArenaAlignment = 64;
-
-std::size_t round_up(std::size_t bytes) { return (bytes + kArenaAlignment - 1) / kArenaAlignment * kArenaAlignment; }
-
 void find_lifetimes(Plan& plan) {
   for (int i = 0; i < static_cast<int>(plan.steps.size()); ++i) {
     auto touch = [&](ValueId id) {
@@ -113,13 +109,13 @@ std::size_t lay_out_arena(Plan& plan, std::size_t element_bytes, std::size_t scr
       const bool lives_together = place.first_step <= other->last_step && other->first_step <= place.last_step;
       if (!lives_together) continue;
       if (offset + place.bytes <= other_offset) break;
-      offset = std::max(offset, round_up(other_offset + other->bytes));
+      offset = std::max(offset, aligned_in_arena(other_offset + other->bytes));
     }
     for (Value* value : place.values) value->offset = offset;
     placed.insert(std::upper_bound(placed.begin(), placed.end(), offset, [](std::size_t at, const auto& other) { return at < other.first; }), {offset, &place});
-    end = std::max(end, round_up(offset + place.bytes));
+    end = std::max(end, aligned_in_arena(offset + place.bytes));
   }
-  plan.arena_bytes = end + round_up(scratch_bytes);
+  plan.arena_bytes = end + aligned_in_arena(scratch_bytes);
   return end;
 }
 

@@ -62,6 +62,9 @@ void prune(Plan& plan, const std::vector<ValueId>& needed);
 /// The plan with neighbours made one operation, for an engine whose kernels know the fused forms.
 Plan fused(Plan plan, const KernelBackend& backend, Precision precision);
 
+/// What lies in the arena begins at cache lines.
+constexpr std::size_t aligned_in_arena(std::size_t bytes) { return (bytes + 63) / 64 * 64; }
+
 /// Gives every value in the arena its lifetime and a place that no value alive at the same time shares. `scratch_bytes` is a
 /// further region behind them, alive in every step; returns its offset. With `in_place` an element-wise operation writes where its first
 /// operand was, if that is not read again: half the memory, and lines that are in the cache already.

@@ -48,6 +48,8 @@ class BinaryConvolution final : public Kernel {
 
   std::size_t scratch_bytes() const override { return threads_offset() + thread_bytes() * max_thread_count(); }
 
+  std::size_t packed_bytes() const override { return counts_bits_ ? 0 : correlation_->packed_floats() * sizeof(float); }
+
   std::string algorithm() const override {
     switch (op_.type) {
       case CNNBinaryConvolutionType::XNOR: return std::string("xor and popcount of 64-bit words, ") + isa().name;
@@ -108,6 +110,7 @@ class BinaryConvolution final : public Kernel {
         signs_[tap * channels + c] = weight_word(tap, static_cast<int>(c / 64)) >> (c % 64) & 1 ? 1.0f : -1.0f;
   }
   void multiply_signs(const KernelCall& call, bool is_stale) {
+    correlation_->use_memory(static_cast<float*>(call.packed));
     if (is_stale) correlation_->pack(signs_.data(), nullptr);
     else correlation_->keep_weights();
     char* scratch = static_cast<char*>(call.scratch);

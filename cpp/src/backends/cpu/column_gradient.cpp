@@ -27,7 +27,6 @@ class ColumnGradientKernel final : public Kernel {
         layout_(layout),
         images_(std::max(0, images)),
         packed_(isa_, geometry.output_channels, column_count(geometry)),
-        weights_(packed_.count()),
         zeros_(packed_.padded_columns()),
         unit_(packed_.blocks() == 1 && geometry.output_channels >= split::kDepth ? isa_.matrix_unit : nullptr) {
     std::fill_n(zeros_.data(), packed_.padded_columns(), 0.0f);
@@ -37,17 +36,20 @@ class ColumnGradientKernel final : public Kernel {
     // An odd number of cache lines, so that rows do not fall on each other.
     stride_ = round_up(packed_.columns(), 16) | 16;
     products_offset_ = thread_.add(std::size_t(block_) * stride_);
+    panels_offset_ = packed_layout_.add(packed_.count());
     if (unit_) {
       const int steps = ceil_divide(packed_.depth(), split::kDepth);
       a_stride_ = steps * split::kDepth | split::kDepth;
       b_columns_ = std::size_t(steps) * split::kParts * split::kTile;
       a_offset_ = thread_.add(split::kParts * a_part() / 2);  // two elements in a float
-      split_weights_ = AlignedFloats(ceil_divide(packed_.columns(), split::kColumns) * b_columns_ / 2);
+      tiles_offset_ = packed_layout_.add(ceil_divide(packed_.columns(), split::kColumns) * b_columns_ / 2);
     }
     for (int o = 0; o < geometry.window.x.output; ++o) taps_x_.push_back(geometry.window.x.taps_inside(o));
   }
 
   std::size_t scratch_bytes() const override { return thread_.floats() * max_thread_count() * sizeof(float); }
+
+  std::size_t packed_bytes() const override { return packed_layout_.floats() * sizeof(float); }
 
   std::string algorithm() const override {
     const std::string tile = unit_ ? "" : std::to_string(isa_.rows) + "x" + std::to_string(isa_.tile_columns()) + " ";
@@ -57,6 +59,8 @@ class ColumnGradientKernel final : public Kernel {
   void run(const KernelCall& call) override {
     float* result = call.output<float>(0);
     if (!result) return;
+    weights_ = static_cast<float*>(call.packed) + panels_offset_;
+    split_weights_ = reinterpret_cast<std::uint16_t*>(static_cast<float*>(call.packed) + tiles_offset_);
     if (version_.is_stale(call)) pack(call.input<float>(1));
     const Axis &y = geometry_.window.y, &x = geometry_.window.x;
     parallel_for(std::size_t(images_) * bands_, [&](std::size_t task, int thread) {
@@ -81,7 +85,7 @@ class ColumnGradientKernel final : public Kernel {
       const int first = panel * isa_.tile_columns(), last = first + packed_.panel_columns(panel),
                 stride = packed_.panel_stride(panel);
       const float* from = weights + layout_.offset + packed_.block_begin(block) * layout_.output;
-      float* to = weights_.data() + packed_.offset(block, panel);
+      float* to = weights_ + packed_.offset(block, panel);
       for (int k = first; k < last;) {
         const int tap = k / channels, channel = k % channels, count = std::min(channels - channel, last - k);
         pack_rows(from + tap / taps_x * layout_.y + tap % taps_x * layout_.x + channel * layout_.input, layout_.output,
@@ -90,8 +94,7 @@ class ColumnGradientKernel final : public Kernel {
         k += count;
       }
       if (!unit_) return;
-      auto* tiles = reinterpret_cast<std::uint16_t*>(split_weights_.data()) + first / split::kColumns * b_columns_;
-      unit_->split_pairs(to, stride, packed_.depth(), last - first, tiles, b_columns_);
+      unit_->split_pairs(to, stride, packed_.depth(), last - first, split_weights_ + first / split::kColumns * b_columns_, b_columns_);
     });
   }
 
@@ -124,11 +127,11 @@ class ColumnGradientKernel final : public Kernel {
       auto* a = reinterpret_cast<std::uint16_t*>(scratch + a_offset_);
       unit_->split_rows(incoming, geometry_.output_channels, pixels, packed_.depth(), a, a_stride_, a_part());
       return unit_->multiply({.rows = pixels, .columns = packed_.columns(), .steps = b_columns_ / (split::kParts * split::kTile), .a = a,
-                              .a_stride = a_stride_, .a_part = a_part(), .b = reinterpret_cast<const std::uint16_t*>(split_weights_.data()),
+                              .a_stride = a_stride_, .a_part = a_part(), .b = split_weights_,
                               .b_columns = b_columns_, .c = products, .c_stride = std::size_t(stride_), .overwrites = true});
     }
     for (int block = 0; block < packed_.blocks(); ++block)
-      multiply_rows(isa_, pixels, incoming + packed_.block_begin(block), geometry_.output_channels, packed_, weights_.data(),
+      multiply_rows(isa_, pixels, incoming + packed_.block_begin(block), geometry_.output_channels, packed_, weights_,
                     block, {0, packed_.panels()}, products, stride_, block == 0 ? zeros_.data() : nullptr);
   }
 
@@ -151,13 +154,15 @@ class ColumnGradientKernel final : public Kernel {
   WeightLayout layout_;
   int images_;
   PackedShape packed_;
-  AlignedFloats weights_, zeros_;
+  AlignedFloats zeros_;
+  ScratchLayout packed_layout_;
+  float* weights_ = nullptr;
+  std::uint16_t* split_weights_ = nullptr;  ///< the same for the unit
   PackedVersion version_;
   std::vector<Range> taps_x_;
   int bands_ = 1, block_ = 1, stride_ = 0;
   const MatrixUnit* unit_;  ///< null where products are done in vectors
-  AlignedFloats split_weights_;
-  std::size_t a_stride_ = 0, b_columns_ = 0, products_offset_ = 0, a_offset_ = 0;
+  std::size_t a_stride_ = 0, b_columns_ = 0, products_offset_ = 0, a_offset_ = 0, panels_offset_ = 0, tiles_offset_ = 0;
   ScratchLayout thread_;
 };
 

@@ -43,6 +43,12 @@ class CorrelationKernel final : public Kernel {
     return (sums_offset() + std::max(stage_.sums_floats(task_count_), stage_.sums_floats_behind())) * sizeof(float);
   }
 
+  std::size_t packed_bytes() const override {
+    std::size_t floats = 0;
+    for (const auto& correlation : correlations_) floats += round_up<std::size_t>(correlation->packed_floats(), 16);
+    return floats * sizeof(float);
+  }
+
   std::string algorithm() const override {
     std::string text = correlations_.empty() ? "nothing" : correlations_[0]->algorithm();
     if (correlations_.size() > 1) text += ", " + std::to_string(correlations_.size()) + " phases";
@@ -56,7 +62,10 @@ class CorrelationKernel final : public Kernel {
     if (!result) return;
     float* scratch = static_cast<float*>(call.scratch);
     const bool is_stale = version_.is_stale(call);
+    float* packed = static_cast<float*>(call.packed);
     for (const auto& correlation : correlations_) {
+      correlation->use_memory(packed);
+      packed += round_up<std::size_t>(correlation->packed_floats(), 16);
       if (is_stale) correlation->pack(call.input<float>(1), folds_ ? nullptr : bias);
       else correlation->keep_weights();
     }
@@ -114,6 +123,7 @@ class ExplainedKernel final : public Kernel {
  public:
   ExplainedKernel(std::unique_ptr<Kernel> kernel, ConvolutionChoice choice) : kernel_(std::move(kernel)), choice_(std::move(choice)) {}
   std::size_t scratch_bytes() const override { return kernel_->scratch_bytes(); }
+  std::size_t packed_bytes() const override { return kernel_->packed_bytes(); }
   void run(const KernelCall& call) override { kernel_->run(call); }
   std::string algorithm() const override { return kernel_->algorithm(); }
   std::string layout() const override { return choice_.layout; }

@@ -45,6 +45,9 @@ class FinishPixels {
 class Correlation {
  public:
   virtual ~Correlation() = default;
+  /// Packed weights lie in memory of packed_floats() that the caller gives before pack(), and before each run that relies on it.
+  virtual std::size_t packed_floats() const = 0;
+  void use_memory(float* packed) { packed_weights_ = packed; }
   /// Packs the weights, and the bias when there is one; where each panel serves one task only, that task packs it.
   virtual void pack(const float* weights, const float* bias) = 0;
   /// The weights of the next run are those packed before.
@@ -57,6 +60,9 @@ class Correlation {
   /// Computes part of `result`; `finish`, which may be null, is given every pixel.
   virtual void run_task(std::size_t task, const float* source, float* result, FinishPixels* finish, float* scratch) const = 0;
   virtual std::string algorithm() const = 0;
+
+ protected:
+  float* packed_weights_ = nullptr;
 };
 
 /// Correlations over one source that together compute one image: on the matrix unit all at once, else one for each part.

@@ -85,6 +85,7 @@ class KernelWithEpilogue final : public Kernel {
  public:
   KernelWithEpilogue(std::unique_ptr<Kernel> kernel, EpilogueStage stage) : kernel_(std::move(kernel)), stage_(std::move(stage)) {}
   std::size_t scratch_bytes() const override { return std::max(kernel_->scratch_bytes(), stage_.sums_floats_behind() * sizeof(float)); }
+  std::size_t packed_bytes() const override { return kernel_->packed_bytes(); }
   void run(const KernelCall& call) override {
     kernel_->run(call);
     if (call.output<float>(0)) stage_.behind(call, static_cast<float*>(call.scratch));

@@ -178,7 +178,7 @@ void SplitCorrelation::lay_out_weights() {
     }
     count += tile_elements(part) * shape().groups * ceil_divide(group_columns_, split::kColumns);
   }
-  packed_weights_ = AlignedFloats(count / 2);
+  packed_floats_ = count / 2;
 }
 
 bool SplitCorrelation::has_whole_pixels() const { return channel_parts_ == 1 && parts_.size() == 1 && shape().step_x == 1; }
@@ -202,7 +202,7 @@ void SplitCorrelation::pack_unit(const Part& part, const float* weights, int gro
   const CorrelationWeights& from = part.correlation.weights;
   const Range columns{unit * kUnitColumns, std::min(group_columns_, (unit + 1) * kUnitColumns)};
   const std::size_t tile = std::size_t(group) * ceil_divide(group_columns_, split::kColumns) + 2 * unit;
-  auto* to = reinterpret_cast<std::uint16_t*>(packed_weights_.data()) + part.weights_offset + tile * tile_elements(part);
+  auto* to = reinterpret_cast<std::uint16_t*>(packed_weights_) + part.weights_offset + tile * tile_elements(part);
   const float* first = weights + from.offset + std::ptrdiff_t(group) * merged_ * from.group;
   alignas(64) float panel[split::kDepth * kUnitColumns];
   for (int block = 0; block < blocks(); ++block) {
@@ -305,7 +305,7 @@ void SplitCorrelation::multiply(const Part& part, const Task& task, int group, R
   const std::size_t steps = part.offsets[block].size();
   if (windows[1].size() == 0 || windows[2].size() == 0 || (steps == 0 && block > 0)) return;
   const Runs runs = choose_runs(shape, windows, reinterpret_cast<std::ptrdiff_t*>(scratch + places_offset_));
-  const auto* weights = reinterpret_cast<const std::uint16_t*>(packed_weights_.data()) + part.weights_offset;
+  const auto* weights = reinterpret_cast<const std::uint16_t*>(packed_weights_) + part.weights_offset;
   const std::size_t group_tile = std::size_t(group) * ceil_divide(group_columns_, split::kColumns);
   SplitProduct product{};
   product.steps = steps;

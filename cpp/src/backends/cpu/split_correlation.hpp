@@ -22,6 +22,7 @@ class SplitCorrelation final : public Correlation {
 
   void pack(const float* weights, const float* bias) override;
   std::size_t task_count() const override { return image_parts_ * line_parts_ * column_parts_ * channel_parts_; }
+  std::size_t packed_floats() const override { return packed_floats_; }
   std::size_t scratch_floats() const override { return scratch_floats_; }
   bool has_whole_pixels() const override;
   void run_task(std::size_t task, const float* source, float* result, FinishPixels* finish, float* scratch) const override;
@@ -70,8 +71,8 @@ class SplitCorrelation final : public Correlation {
   int block_channels_ = 1;              ///< that are split together
   std::vector<SplitLines> lines_;       ///< one, or none without work
   int most_lines_ = 0, most_columns_ = 0;  ///< of windows, in any part
-  std::size_t image_parts_ = 0, line_parts_ = 1, column_parts_ = 1, channel_parts_ = 1, places_offset_ = 0, scratch_floats_ = 0;
-  AlignedFloats packed_weights_, start_;
+  std::size_t image_parts_ = 0, line_parts_ = 1, column_parts_ = 1, channel_parts_ = 1, places_offset_ = 0, packed_floats_ = 0, scratch_floats_ = 0;
+  AlignedFloats start_;
   bool has_start_ = false;
 };
 

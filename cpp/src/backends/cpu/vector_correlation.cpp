@@ -47,7 +47,6 @@ VectorCorrelation::VectorCorrelation(const CorrelationShape& shape, CorrelationW
       vectors_(best_vectors(isa_, std::clamp(shape_.window.x.output, 1, 1000), shape.result_channels / shape_.groups,
                             std::min(kMaxDepth, source_lines_.depth()))),
       packed_(isa_, source_lines_.depth(), shape.result_channels / shape_.groups, std::max(1, source_lines_.piece_depth()), vectors_),
-      packed_weights_(packed_.count() * shape_.groups),
       start_(std::size_t(packed_.padded_columns()) * shape_.groups),
       lines_(line_count(shape_)) {
   std::fill_n(start_.data(), std::size_t(packed_.padded_columns()) * shape_.groups, 0.0f);
@@ -100,7 +99,7 @@ void VectorCorrelation::pack(const float* weights, const float* bias) {
 void VectorCorrelation::pack_panel(const float* weights, int group, int block, int panel) const {
   const int channels = shape_.source_channels / shape_.groups / merged_, taps_x = static_cast<int>(weights_.taps_x.size());
   const int group_columns = packed_.columns() / merged_, first_column = panel * packed_.tile_columns();
-  float* to = packed_weights_.data() + group * packed_.count() + packed_.offset(block, panel);
+  float* to = packed_weights_ + group * packed_.count() + packed_.offset(block, panel);
   const int begin = packed_.block_begin(block), end = packed_.block_begin(block + 1);
   const int columns = packed_.panel_columns(panel), stride = packed_.panel_stride(panel);
   if (merged_ > 1) std::fill_n(to, std::size_t(end - begin) * stride, 0.0f);
@@ -178,7 +177,7 @@ void VectorCorrelation::multiply_panel(const Stretch* stretches, int lines, int 
   product.piece_count = is_whole ? block_depth / depth : std::min(1, block_depth);
   product.piece_depth = is_whole ? depth : block_depth;
   product.a_stride = source_lines_.stride();
-  product.b = packed_weights_.data() + group * packed_.count() + packed_.offset(block, panel);
+  product.b = packed_weights_ + group * packed_.count() + packed_.offset(block, panel);
   product.c_stride = std::size_t(shape_.step_x) * shape_.result_channels;
   product.start = block == 0 ? start_.data() + std::ptrdiff_t(group) * packed_.padded_columns() + first_column : nullptr;
   product.columns = packed_.panel_columns(panel);

@@ -18,6 +18,7 @@ class VectorCorrelation final : public Correlation {
   void keep_weights() override { unpacked_ = nullptr; }
 
   std::size_t task_count() const override { return line_parts_ * column_parts_ * channel_parts_; }
+  std::size_t packed_floats() const override { return packed_.count() * shape_.groups; }
   std::size_t scratch_floats() const override { return scratch_.floats(); }
   bool has_whole_pixels() const override { return channel_parts_ == 1 && shape_.step_x == 1; }
   void run_task(std::size_t task, const float* source, float* result, FinishPixels* finish, float* scratch) const override;
@@ -53,7 +54,7 @@ class VectorCorrelation final : public Correlation {
   SourceLines source_lines_;
   int vectors_;
   PackedShape packed_;
-  AlignedFloats packed_weights_, start_;
+  AlignedFloats start_;
   const float* unpacked_ = nullptr;  ///< weights that tasks have to pack
   std::size_t lines_;
   std::size_t line_parts_ = 0, column_parts_ = 1, channel_parts_ = 1;

@@ -30,12 +30,15 @@ class BlockedWinograd : public WinogradKernel {
 
   /// Transformed weights that serve several tasks, in so many tasks.
   virtual std::size_t weight_tasks() const = 0;
+  virtual std::size_t stored_floats() const = 0;
   virtual void store_weights(const float* weights, std::size_t task, float* scratch) const = 0;
   /// `transforms`: the tiles are not in the scratch memory yet.
   virtual void run_block(int group_range, std::size_t block, bool transforms, const KernelCall& call, float* scratch) const = 0;
 
+  std::size_t packed_bytes() const override { return is_stored_ ? stored_floats() * sizeof(float) : 0; }
   std::size_t way_floats() const override { return scratch_.floats() * max_thread_count(); }
   void compute(const KernelCall& call, float* scratch) override {
+    transformed_ = static_cast<float*>(call.packed);
     if (is_stored_ && version_.is_stale(call)) {
       parallel_for(weight_tasks(), [&](std::size_t task, int thread) {
         store_weights(call.input<float>(1), task, scratch + thread * scratch_.floats());
@@ -80,6 +83,7 @@ class BlockedWinograd : public WinogradKernel {
   }
 
   PackedShape shape_;  ///< panels of the result channels of a group
+  float* transformed_ = nullptr;  ///< the weights, in memory of packed_bytes()
   int chunks_ = 1, chunk_ = 1;
   bool is_stored_ = false, shares_tiles_ = false;
   std::size_t v_step_ = 0, v_offset_ = 0, m_offset_ = 0, taps_offset_ = 0;
@@ -117,7 +121,6 @@ class VectorWinograd final : public BlockedWinograd {
     v_step_ = winograd_step(std::size_t(block_) * chunk_);
     m_step_ = winograd_step(std::size_t(block_) * m_stride_);
     u_step_ = winograd_step(std::size_t(chunk_) * m_stride_);
-    if (is_stored_) transformed_ = AlignedFloats(groups_ * ranges_ * chunks_ * positions() * u_step_);
     v_offset_ = scratch_.add(positions() * v_step_);
     m_offset_ = scratch_.add(positions() * m_step_);
     u_offset_ = scratch_.add(is_stored_ ? 0 : positions() * u_step_);
@@ -131,7 +134,8 @@ class VectorWinograd final : public BlockedWinograd {
     return (tiles_.count() + whole - 1) / whole;
   }
 
-  float* stored(std::size_t chunk) const { return transformed_.data() + chunk * positions() * u_step_; }
+  std::size_t stored_floats() const override { return groups_ * ranges_ * chunks_ * positions() * u_step_; }
+  float* stored(std::size_t chunk) const { return transformed_ + chunk * positions() * u_step_; }
   std::size_t weight_tasks() const override { return std::size_t(groups_) * ranges_ * chunks_; }
   void store_weights(const float* weights, std::size_t task, float* scratch) const override {
     transform_chunk_weights(weights, task, stored(task), scratch);
@@ -188,7 +192,6 @@ class VectorWinograd final : public BlockedWinograd {
 
   int rows_;  ///< of a tile of the product
   std::size_t u_step_ = 0, u_offset_ = 0;
-  AlignedFloats transformed_;
 };
 
 /// Products in the matrix unit: three times as fast, so that what the caches deliver sets the pace. A task owns some tiles with all channels:
@@ -206,7 +209,6 @@ class MatrixUnitWinograd final : public BlockedWinograd {
     a_stride_ = round_up(depth_, split::kDepth) | split::kDepth;
     choose_blocks();
     is_stored_ = true;
-    transformed_ = AlignedFloats(groups_ * positions() * u_step_ / 2);
     m_step_ = winograd_step(std::size_t(round_up(block_, split::kRows)) * m_stride_);
     m_offset_ = scratch_.add(positions() * m_step_);
     a_offset_ = scratch_.add(split::kParts * a_part());
@@ -241,7 +243,8 @@ class MatrixUnitWinograd final : public BlockedWinograd {
   std::size_t block_begin(std::size_t block) const { return std::min(tiles_.count(), part_begin(units(), block, blocks_) * split::kRows); }
 
   std::size_t a_part() const { return kSplitRows * a_stride_; }
-  std::uint16_t* stored(int group) const { return reinterpret_cast<std::uint16_t*>(transformed_.data()) + group * positions() * u_step_; }
+  std::size_t stored_floats() const override { return groups_ * positions() * u_step_ / 2; }  ///< pairs of bfloat16 numbers
+  std::uint16_t* stored(int group) const { return reinterpret_cast<std::uint16_t*>(transformed_) + group * positions() * u_step_; }
 
   int pieces() const { return ceil_divide(depth_, kWeightChannels); }
   std::size_t weight_tasks() const override { return std::size_t(groups_) * shape_.panels() * pieces(); }
@@ -306,7 +309,6 @@ class MatrixUnitWinograd final : public BlockedWinograd {
 
   const MatrixUnit& unit_;
   std::size_t a_stride_ = 0, tile_step_ = 0, u_step_ = 0, piece_step_ = 0, a_offset_ = 0, piece_offset_ = 0;
-  AlignedFloats transformed_;  ///< pairs of bfloat16 numbers
 };
 
 std::unique_ptr<Kernel> make_winograd(const Window& window, int images, int sources, int results, int groups,
