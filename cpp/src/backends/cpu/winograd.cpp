@@ -21,11 +21,11 @@ double vector_cycles(int positions, double sources, int results, double tiles) {
   return images + tiles * positions * sources * vectors / kVectorMultiplyAdds + 0.75 * positions * sources * results;
 }
 
-/// Products wait for the first-level cache: 42 multiply-adds a cycle. Splitting and storing the transformed weights takes 20 cycles more
+/// Products wait for the first-level cache: 42 multiply-adds a cycle. Splitting and storing the transformed weights takes 45 cycles more
 /// for a pair of channels, and each task reads them from far away.
 double stored_cycles(int positions, double sources, double results, double tiles) {
-  const double task_tiles = std::clamp(tiles / 4, 1.0, std::max(1.0, double(kStoredFloats) / positions / std::max(sources, results)));
-  return positions * (tiles * (0.36 * (sources + results) + sources * results / 42) + (1.3 + 0.9 * std::max(1.0, tiles / task_tiles)) * sources * results);
+  const double most = stored_tiles(positions, static_cast<int>(sources), static_cast<int>(results)), task_tiles = std::clamp(tiles / 2, 1.0, most);
+  return positions * (tiles * (0.36 * (sources + results) + sources * results / 42) + (2 + 0.9 * std::max(1.0, tiles / task_tiles)) * sources * results);
 }
 
 /// Sums leave the first-level cache, and return, every 32 source channels: 40 multiply-adds a cycle. 26 cycles for each pair of channels and
@@ -36,6 +36,15 @@ double deep_cycles(int positions, double sources, double results, double tiles) 
 }
 
 }  // namespace
+
+/// Weights of up to so many bytes stay in the second-level cache beside the tiles, which then should be few; others come from farther away for
+/// each task, as fast as products of so many more tiles need them.
+int stored_tiles(int positions, int sources, int results) {
+  constexpr double kNearBytes = 2 << 20, kTileBytes = 5 << 20;
+  const double depth = round_up(sources, split::kDepth), columns = round_up(results, split::kColumns);
+  if (positions * split::kParts * sizeof(std::uint16_t) * depth * columns <= kNearBytes) return 4 * split::kRows;
+  return std::clamp(static_cast<int>(kTileBytes / (positions * sizeof(float) * std::max(depth, columns)) / split::kRows), 1, 8) * split::kRows;
+}
 
 WinogradPlan plan_winograd(const WinogradTransforms& transforms, int sources, int results, std::size_t tiles) {
   const int positions = transforms.positions();

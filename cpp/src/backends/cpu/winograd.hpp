@@ -84,8 +84,9 @@ struct WinogradWeights {
 /// How a forward pass or data gradient is computed: in vectors; in the matrix unit, with transformed weights that are stored, 216 bytes for
 /// each pair of channels; or there, with weights that are transformed on the way.
 enum class WinogradWay { vectors, stored, deep };
-/// Floats of the tiles of a task at most where weights are stored, and tiles of one where they are not.
-constexpr std::size_t kStoredFloats = 1 << 20;
+/// Tiles of a task at most, in whole rows of the unit: where weights are stored ...
+int stored_tiles(int positions, int sources, int results);
+/// ... and where they are not.
 constexpr int kDeepTiles = 64;
 
 struct WinogradPlan {

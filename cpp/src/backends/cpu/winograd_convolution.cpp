@@ -206,33 +206,28 @@ class MatrixUnitWinograd final : public BlockedWinograd {
     m_stride_ = std::max(chunk_, columns_);
     tile_step_ = std::size_t(ceil_divide(depth_, split::kDepth)) * (split::kParts * split::kTile);
     u_step_ = columns_ / split::kColumns * tile_step_;
-    a_stride_ = round_up(depth_, split::kDepth) | split::kDepth;
+    a_stride_ = std::min(kChunkSteps * split::kDepth, round_up(depth_, split::kDepth)) | split::kDepth;
     choose_blocks();
     is_stored_ = true;
     m_step_ = winograd_step(std::size_t(round_up(block_, split::kRows)) * m_stride_);
-    m_offset_ = scratch_.add(positions() * m_step_);
-    a_offset_ = scratch_.add(split::kParts * a_part());
+    m_offset_ = scratch_.add((positions() + 1) * m_step_);
+    a_offset_ = scratch_.add((split::kParts * a_part() + 1) / 2);
     piece_step_ = winograd_step(std::size_t(kWeightChannels) * shape_.tile_columns());
     piece_offset_ = scratch_.add(positions() * piece_step_);
     taps_offset_ = scratch_.add(taps_floats());
   }
 
  private:
-  /// Floats of a task's tiles: those of few channels lie in the second-level cache beside all weights, with room for what the other
-  /// operations of a step leave there; else tiles that leave it cost less than weights that are read more often.
-  static constexpr std::size_t kNearWeights = 224 << 10, kNearTiles = 160 << 10, kFarTiles = kStoredFloats;
-  static constexpr int kSplitRows = 2 * split::kRows;  ///< that are split at a time, into the first-level cache
+  /// Tiles and steps of source channels that are split and multiplied at a time: these, two columns of the weights' tiles and the sums lie in
+  /// the first-level cache.
+  static constexpr int kSplitRows = 2 * split::kRows, kChunkSteps = 2;
   static_assert(kWeightChannels == split::kDepth);
 
   std::string numbers() const override { return ", 3 x bfloat16"; }
 
   void choose_blocks() {
-    const std::size_t weights = groups_ * positions() * u_step_ / 2, tile = std::size_t(positions()) * m_stride_;
-    const std::size_t room = weights <= kNearWeights ? kNearTiles : kFarTiles;
-    const std::size_t most = std::max<std::size_t>(1, room / tile / split::kRows);
-    // Tasks for more threads, of 64 tiles at least: with fewer, their products take no longer than reading the weights.
-    const std::size_t enough = std::min<std::size_t>(ceil_divide(kTasks, groups_), std::max<std::size_t>(1, units() / 4));
-    blocks_ = std::max((units() + most - 1) / most, enough);
+    const std::size_t most = stored_tiles(positions(), depth_, results_) / split::kRows;
+    blocks_ = std::max((units() + most - 1) / most, std::min<std::size_t>(ceil_divide(kTasks, groups_), std::max<std::size_t>(1, units() / most)));
     // An odd number of long tasks leaves one of two threads waiting at the end.
     if (blocks_ < 2 * kBlocks) blocks_ = round_up<std::size_t>(blocks_, 2);
     blocks_ = std::min(blocks_, units());
@@ -264,46 +259,44 @@ class MatrixUnitWinograd final : public BlockedWinograd {
     const std::size_t first = block_begin(block);
     const int tiles = static_cast<int>(block_begin(block + 1) - first);
     float* m = scratch + m_offset_;
-    tiles_.transform_inputs(transforms_, call.input<float>(0) + std::ptrdiff_t(group) * depth_, source_channels_, depth_, first, tiles, m,
-                            m_stride_, m_step_, isa_.tile_columns());
+    tiles_.transform_inputs(transforms_, call.input<float>(0) + std::ptrdiff_t(group) * depth_, source_channels_, depth_, first, tiles,
+                            m + m_step_, m_stride_, m_step_, isa_.tile_columns());
     multiply_positions(tiles, stored(group), m, reinterpret_cast<std::uint16_t*>(scratch + a_offset_));
     store_panels(call, group, {0, shape_.panels()}, block, first, tiles, m);
   }
 
-  /// m := m * u at each position, `kSplitRows` rows at a time. The next ones are split during the product, to the other half of `a`.
+  /// The sums of each position, in the place of the position before, whose tiles nobody needs any more; some rows and source channels at
+  /// a time, which are split into the first-level cache. Each product fetches a share of the next position's weights.
   void multiply_positions(int tiles, const std::uint16_t* u, float* m, std::uint16_t* a) const {
     const OpenMatrixUnit open(&unit_);
-    const int turns = ceil_divide(tiles, kSplitRows), count = positions() * turns;
-    const auto place = [&](int index) { return m + index / turns * m_step_ + std::ptrdiff_t(index % turns) * kSplitRows * m_stride_; };
-    const auto rows_of = [&](int index) {
-      return SplitRows{.x = place(index),
-                       .x_stride = std::size_t(m_stride_),
-                       .rows = std::size_t(std::min(kSplitRows, tiles - index % turns * kSplitRows)),
-                       .count = std::size_t(depth_),
-                       .to = a + index % 2 * (split::kParts * a_part()),
-                       .to_stride = a_stride_,
-                       .part = a_part()};
-    };
-    SplitRows rows = rows_of(0);
-    unit_.split_rows(rows.x, rows.x_stride, rows.rows, rows.count, rows.to, rows.to_stride, rows.part);
-    for (int index = 0; index < count; ++index) {
-      const SplitRows next = rows_of(index + 1);
-      unit_.multiply({.rows = static_cast<int>(round_up<std::size_t>(rows.rows, split::kRows)),
-                      .columns = columns_,
-                      .steps = std::size_t(ceil_divide(depth_, split::kDepth)),
-                      .a = rows.to,
-                      .a_stride = a_stride_,
-                      .a_part = a_part(),
-                      .offsets = nullptr,
-                      .b = u + index / turns * u_step_,
-                      .b_columns = tile_step_,
-                      .c = place(index),
-                      .c_stride = std::size_t(m_stride_),
-                      .c_rows = nullptr,
-                      .start = nullptr,
-                      .overwrites = true,
-                      .meanwhile = index + 1 < count ? &next : nullptr});
-      rows = next;
+    const int rows = ceil_divide(tiles, kSplitRows), all_steps = ceil_divide(depth_, split::kDepth), chunks = ceil_divide(all_steps, kChunkSteps);
+    for (int p = 0; p < positions(); ++p, u += u_step_, m += m_step_) {
+      const std::uint16_t* next_u = p + 1 < positions() ? u + u_step_ : u;
+      for (int index = 0; index < rows * chunks; ++index) {
+        const int row = index / chunks * kSplitRows, chunk = index % chunks, row_count = std::min(kSplitRows, tiles - row);
+        const int step = static_cast<int>(part_begin(all_steps, chunk, chunks)), end = static_cast<int>(part_begin(all_steps, chunk + 1, chunks));
+        const int first = step * split::kDepth;
+        unit_.split_rows(m + m_step_ + std::ptrdiff_t(row) * m_stride_ + first, m_stride_, row_count, std::min(depth_, end * split::kDepth) - first, a,
+                         a_stride_, a_part());
+        const std::size_t fetched = part_begin(u_step_, index, rows * chunks);
+        unit_.multiply({.rows = round_up(row_count, split::kRows),
+                        .columns = columns_,
+                        .steps = std::size_t(end - step),
+                        .a = a,
+                        .a_stride = a_stride_,
+                        .a_part = a_part(),
+                        .offsets = nullptr,
+                        .b = u + step * (split::kParts * split::kTile),
+                        .b_columns = tile_step_,
+                        .c = m + std::ptrdiff_t(row) * m_stride_,
+                        .c_stride = std::size_t(m_stride_),
+                        .c_rows = nullptr,
+                        .start = nullptr,
+                        .overwrites = chunk == 0,
+                        .chains = chunk > 0,
+                        .next_a = next_u + fetched,
+                        .next_a_count = part_begin(u_step_, index + 1, rows * chunks) - fetched});
+      }
     }
   }
 
