@@ -200,7 +200,8 @@ class MatrixUnitWinograd final : public BlockedWinograd {
  public:
   MatrixUnitWinograd(const WinogradTransforms& transforms, const Window& window, int images, int sources, int results, int groups,
                      const WinogradWeights& weights, const Epilogue& epilogue)
-      : BlockedWinograd(transforms, window, images, sources, results, groups, weights, epilogue, 0), unit_(*isa_.matrix_unit) {
+      : BlockedWinograd(transforms, window, images, sources, results, groups, weights, epilogue, 0), unit_(*isa_.matrix_unit),
+        split_(transforms.taps == 5 ? *unit_.winograd_five_taps : transforms.outputs == 4 ? *unit_.winograd_four : *unit_.winograd_two) {
     columns_ = shape_.padded_columns();
     chunk_ = round_up(depth_, isa_.lanes);
     m_stride_ = std::max(chunk_, columns_);
@@ -212,16 +213,13 @@ class MatrixUnitWinograd final : public BlockedWinograd {
     m_step_ = winograd_step(std::size_t(round_up(block_, split::kRows)) * m_stride_);
     m_offset_ = scratch_.add((positions() + 1) * m_step_);
     a_offset_ = scratch_.add((split::kParts * a_part() + 1) / 2);
-    piece_step_ = winograd_step(std::size_t(kWeightChannels) * shape_.tile_columns());
-    piece_offset_ = scratch_.add(positions() * piece_step_);
-    taps_offset_ = scratch_.add(taps_floats());
   }
 
  private:
   /// Tiles and steps of source channels that are split and multiplied at a time: these, two columns of the weights' tiles and the sums lie in
   /// the first-level cache.
   static constexpr int kSplitRows = 2 * split::kRows, kChunkSteps = 2;
-  static_assert(kWeightChannels == split::kDepth);
+  static constexpr double kStreamedBytes = 2 << 20;  ///< transformed weights from which on they are stored past the caches
 
   std::string numbers() const override { return ", 3 x bfloat16"; }
 
@@ -241,18 +239,27 @@ class MatrixUnitWinograd final : public BlockedWinograd {
   std::size_t stored_floats() const override { return groups_ * positions() * u_step_ / 2; }  ///< pairs of bfloat16 numbers
   std::uint16_t* stored(int group) const { return reinterpret_cast<std::uint16_t*>(transformed_) + group * positions() * u_step_; }
 
-  int pieces() const { return ceil_divide(depth_, kWeightChannels); }
-  std::size_t weight_tasks() const override { return std::size_t(groups_) * shape_.panels() * pieces(); }
-  /// The weights of a panel for kWeightChannels source channels, transformed and split.
-  void store_weights(const float* weights, std::size_t task, float* scratch) const override {
-    const int index = static_cast<int>(task % pieces()), panel = static_cast<int>(task / pieces() % shape_.panels());
-    const int group = static_cast<int>(task / pieces() / shape_.panels());
-    const int first = index * kWeightChannels, last = std::min(depth_, first + kWeightChannels);
-    float* piece = scratch + piece_offset_;
-    transform_weights(weights, group, panel, first, last, piece, piece_step_, scratch + taps_offset_);
-    std::uint16_t* to = stored(group) + panel * shape_.tile_columns() / split::kColumns * tile_step_ + index * (split::kParts * split::kTile);
-    for (int p = 0; p < positions(); ++p)
-      unit_.split_pairs(piece + p * piece_step_, panel_stride(panel), last - first, panel_stride(panel), to + p * u_step_, tile_step_);
+  int steps() const { return ceil_divide(depth_, split::kDepth); }
+  int strips() const { return columns_ / split::kColumns; }
+  std::size_t weight_tasks() const override { return std::size_t(groups_) * strips(); }
+  /// The weights of kColumns result channels, transformed and split.
+  void store_weights(const float* weights, std::size_t task, float*) const override {
+    const int column = static_cast<int>(task % strips()) * split::kColumns, group = static_cast<int>(task / strips());
+    const float* from = weights + weights_.offset + group * weights_.group + column * weights_.result;
+    std::uint16_t* to = stored(group) + column / split::kColumns * tile_step_;
+    const auto transform = double(groups_ * positions()) * u_step_ * sizeof *to > kStreamedBytes ? split_.streamed_weights : split_.weights;
+    for (int step = 0; step < steps(); ++step, from += split::kDepth * weights_.source, to += split::kParts * split::kTile)
+      transform({.from = from,
+                 .y = weights_.y,
+                 .x = weights_.x,
+                 .source = weights_.source,
+                 .result = weights_.result,
+                 .sources = std::min(split::kDepth, depth_ - step * split::kDepth),
+                 .results = std::clamp(results_ - column, 0, split::kColumns),
+                 .to = to,
+                 .step = u_step_,
+                 .next = step + 1 < steps() ? from + split::kDepth * weights_.source : from,
+                 .in_order = true});
   }
 
   void run_block(int group, std::size_t block, bool, const KernelCall& call, float* scratch) const override {
@@ -269,7 +276,7 @@ class MatrixUnitWinograd final : public BlockedWinograd {
   /// a time, which are split into the first-level cache. Each product fetches a share of the next position's weights.
   void multiply_positions(int tiles, const std::uint16_t* u, float* m, std::uint16_t* a) const {
     const OpenMatrixUnit open(&unit_);
-    const int rows = ceil_divide(tiles, kSplitRows), all_steps = ceil_divide(depth_, split::kDepth), chunks = ceil_divide(all_steps, kChunkSteps);
+    const int rows = ceil_divide(tiles, kSplitRows), all_steps = steps(), chunks = ceil_divide(all_steps, kChunkSteps);
     for (int p = 0; p < positions(); ++p, u += u_step_, m += m_step_) {
       const std::uint16_t* next_u = p + 1 < positions() ? u + u_step_ : u;
       for (int index = 0; index < rows * chunks; ++index) {
@@ -301,7 +308,8 @@ class MatrixUnitWinograd final : public BlockedWinograd {
   }
 
   const MatrixUnit& unit_;
-  std::size_t a_stride_ = 0, tile_step_ = 0, u_step_ = 0, piece_step_ = 0, a_offset_ = 0, piece_offset_ = 0;
+  const SplitTransforms& split_;
+  std::size_t a_stride_ = 0, tile_step_ = 0, u_step_ = 0, a_offset_ = 0;
 };
 
 std::unique_ptr<Kernel> make_winograd(const Window& window, int images, int sources, int results, int groups,

@@ -297,7 +297,7 @@ void multiply(const SplitProduct& product) {
 
 }  // namespace
 
-const MatrixUnit kAmx = {open, close, split_rows, split_columns, gather_steps, split_pairs, multiply, &kSplitFour, &kSplitFiveTaps};
+const MatrixUnit kAmx = {open, close, split_rows, split_columns, gather_steps, split_pairs, multiply, &kSplitFour, &kSplitFiveTaps, &kSplitTwo};
 
 bool may_use_amx() {
   unsigned a = 0, b = 0, c = 0, d = 0;

@@ -24,12 +24,16 @@ MPSNN_INLINE void advance(T*& pointer, std::ptrdiff_t step) {
   asm("" : "+r"(pointer));
 }
 
-/// Stores the parts of six positions of a row, `low` and `high` by turns.
-MPSNN_INLINE void store_row(const Vector (&low)[kPoints], const Vector (&high)[kPoints], std::uint16_t*& to, std::size_t step, std::size_t part) {
+/// Stores the parts of the positions of a row, `low` and `high` by turns.
+template <bool kStreams = false, int kCount>
+MPSNN_INLINE void store_row(const Vector (&low)[kCount], const Vector (&high)[kCount], std::uint16_t*& to, std::size_t step, std::size_t part) {
 #pragma GCC unroll 6
-  for (int x = 0; x < kPoints; ++x, advance(to, step)) {
+  for (int x = 0; x < kCount; ++x, advance(to, step)) {
     const Parts a(low[x]), b(high[x]);
-    for (int p = 0; p < kParts; ++p) _mm512_store_si512(to + p * part, pairs(a.part[p], b.part[p]));
+    for (int p = 0; p < kParts; ++p) {
+      const __m512i both = pairs(a.part[p], b.part[p]);
+      kStreams ? _mm512_stream_si512(reinterpret_cast<__m512i*>(to + p * part), both) : _mm512_store_si512(to + p * part, both);
+    }
   }
 }
 
@@ -186,16 +190,16 @@ void transpose_taps(const SplitWeights& weights, float (&taps)[kTaps * kTaps][kD
 
 /// The transform along the columns of one source channel's taps.
 template <class F>
-MPSNN_INLINE void tap_columns(const float* from, std::ptrdiff_t line, std::ptrdiff_t pixel, __mmask16 lanes, Vector (&half)[kPoints][F::kTaps]) {
+MPSNN_INLINE void tap_columns(const float* from, std::ptrdiff_t line, std::ptrdiff_t pixel, __mmask16 lanes, Vector (&half)[F::kTile][F::kTaps]) {
 #pragma GCC unroll 5
   for (int x = 0; x < F::kTaps; ++x, advance(from, pixel)) {
-    Vector w[F::kTaps], u[kPoints];
+    Vector w[F::kTaps], u[F::kTile];
     const float* at = from;
 #pragma GCC unroll 5
     for (int y = 0; y < F::kTaps; ++y, advance(at, line)) w[y] = _mm512_maskz_loadu_ps(lanes, at);
     F::weights(w, u);
 #pragma GCC unroll 6
-    for (int y = 0; y < kPoints; ++y) half[y][x] = u[y];
+    for (int y = 0; y < F::kTile; ++y) half[y][x] = u[y];
   }
 }
 
@@ -214,7 +218,7 @@ MPSNN_INLINE void fetch_taps(const SplitWeights& weights, int k) {
   }
 }
 
-template <class F>
+template <class F, bool kStreams>
 void weights(const SplitWeights& weights) {
   alignas(64) float taps[F::kTaps * F::kTaps][kDepth][kColumns];
   const float* from = weights.from;
@@ -227,20 +231,22 @@ void weights(const SplitWeights& weights) {
     line = F::kTaps * pixel;
   }
   const __mmask16 lanes = first_lanes(weights.results);
-  for (int k = 0; k < kDepth / 2; ++k, from += source) {
+  const int pair = weights.in_order ? 2 : 1, neighbour = weights.in_order ? 1 : kLanes;
+  for (int k = 0; k < kDepth / 2; ++k, from += pair * source) {
     fetch_taps<F::kTaps>(weights, k);
-    Vector half[2][kPoints][F::kTaps];
-    tap_columns<F>(from, line, pixel, k < weights.sources ? lanes : __mmask16(0), half[0]);
-    tap_columns<F>(from + kLanes * source, line, pixel, k + kLanes < weights.sources ? lanes : __mmask16(0), half[1]);
+    Vector half[2][F::kTile][F::kTaps];
+    tap_columns<F>(from, line, pixel, k * pair < weights.sources ? lanes : __mmask16(0), half[0]);
+    tap_columns<F>(from + neighbour * source, line, pixel, k * pair + neighbour < weights.sources ? lanes : __mmask16(0), half[1]);
     std::uint16_t* position = weights.to + k * (2 * kColumns);
 #pragma GCC unroll 6
-    for (int y = 0; y < kPoints; ++y) {
-      Vector row[2][kPoints];
+    for (int y = 0; y < F::kTile; ++y) {
+      Vector row[2][F::kTile];
       F::weights(half[0][y], row[0]);
       F::weights(half[1][y], row[1]);
-      store_row(row[0], row[1], position, weights.step, kTile);
+      store_row<kStreams>(row[0], row[1], position, weights.step, kTile);
     }
   }
+  if (kStreams) _mm_sfence();
 }
 
 template <class F>
@@ -248,13 +254,15 @@ constexpr SplitTransforms split_transforms() {
   return {{{input<F, 0, 6>, nullptr}, {input<F, 0, 3>, input<F, 3, 6>}},
           {{spread<F, 0, 6>, nullptr}, {spread<F, 0, 3>, spread<F, 3, 6>}},
           rows<F>,
-          weights<F>};
+          weights<F, false>,
+          weights<F, true>};
 }
 
 #undef MPSNN_INLINE
 
 }  // namespace
 
-const SplitTransforms kSplitFour = split_transforms<FourOutputs>(), kSplitFiveTaps = split_transforms<TwoOutputsFiveTaps>();
+const SplitTransforms kSplitFour = split_transforms<FourOutputs>(), kSplitFiveTaps = split_transforms<TwoOutputsFiveTaps>(),
+                      kSplitTwo = {{}, {}, nullptr, weights<TwoOutputs, false>, weights<TwoOutputs, true>};
 
 }  // namespace mpsnn::cpu

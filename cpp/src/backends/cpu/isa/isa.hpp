@@ -268,6 +268,7 @@ struct SplitWeights {
   std::uint16_t* to;
   std::size_t step;  ///< elements from one position to the next
   const float* next;  ///< `from` of the next call, fetched meanwhile
+  bool in_order = false;  ///< channels k and k + 1 are neighbours in a step, as split_rows has them, not k and k + 16
 };
 struct SplitTransforms {
   static constexpr int kMaxGroups = 2;
@@ -275,9 +276,10 @@ struct SplitTransforms {
   void (*input[kMaxGroups][kMaxGroups])(const SplitTransform&);
   void (*spread[kMaxGroups][kMaxGroups])(const SplitTransform&);
   /// Operands of a product over the channels, at most kDepth of them: B^T d B as a left one, with rows of kDepth for the tiles, and the
-  /// weights G w G^T as a right one. Channels k and k + 16 are neighbours in a step of both.
+  /// weights G w G^T as a right one; `streamed_weights` stores them past the caches. Channels k and k + 16 are neighbours in a step.
   void (*rows)(const SplitTransform&);
   void (*weights)(const SplitWeights&);
+  void (*streamed_weights)(const SplitWeights&);
 };
 
 struct MatrixUnit {
@@ -297,7 +299,8 @@ struct MatrixUnit {
   /// behind one another, and `to_columns` elements from one tile of columns to the next. What is missing of the last tiles is zero.
   void (*split_pairs)(const float* x, std::size_t x_stride, std::size_t depth, std::size_t columns, std::uint16_t* to, std::size_t to_columns);
   void (*multiply)(const SplitProduct& product);
-  const SplitTransforms *winograd_four, *winograd_five_taps;  ///< F(4 x 4, 3 x 3), F(2 x 2, 5 x 5)
+  /// F(4 x 4, 3 x 3), F(2 x 2, 5 x 5), and F(2 x 2, 3 x 3) for weights alone.
+  const SplitTransforms *winograd_four, *winograd_five_taps, *winograd_two;
 };
 
 /// What one instruction set provides. Everything else in the engine is plain C++.
@@ -388,7 +391,7 @@ extern const Isa kGenericIsa;
 extern const Isa kAvx2Isa, kAvx512Isa;
 #if MPSNN_AMX
 extern const MatrixUnit kAmx;
-extern const SplitTransforms kSplitFour, kSplitFiveTaps;
+extern const SplitTransforms kSplitFour, kSplitFiveTaps, kSplitTwo;
 /// True when this machine has the unit and the system lets this process use it, which it asks for.
 bool may_use_amx();
 #endif
