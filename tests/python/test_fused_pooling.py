@@ -155,3 +155,43 @@ def test_pooled_tiles_give_the_same_bits_for_any_number_of_threads():
     for other in results[1:]:
         np.testing.assert_array_equal(other.result, results[0].result)
         np.testing.assert_array_equal(other.gradients[0], results[0].gradients[0])
+
+
+def normalized(window, slope, channels):
+    """Batch normalization, a ReLU with this slope unless it is None, max pooling, a convolution."""
+    (height, width), (stride_y, stride_x), padding = WINDOWS[window]
+
+    def build(image):
+        values = np.linspace(-1, 2, channels, dtype=np.float32)
+        weights = mpsnn.BatchNormalizationWeights(channels)
+        weights.set_values(gamma=values, beta=values[::-1].copy() / 3, mean=0 * values, variance=1 + 0 * values)
+        image = mpsnn.MPSCNNBatchNormalizationNode(image, weights).result_image
+        if slope is not None:
+            image = mpsnn.MPSCNNNeuronReLUNode(image, slope).result_image
+        pool = mpsnn.MPSCNNPoolingMaxNode(image, width, height, stride_x, stride_y)
+        pool.padding_policy = padding.policy()
+        last = convolution(pool.result_image, inputs=channels, outputs=5, kernel=1)
+        return last, [last]
+
+    return build
+
+
+@pytest.mark.parametrize("slope", [None, 0.0, 0.1])
+@pytest.mark.parametrize("window", WINDOWS)
+@pytest.mark.parametrize("shape", [(3, 13, 11, 6), (2, 16, 12, 40)], ids=str)
+def test_pooling_behind_a_normalization_gives_the_same_bits(monkeypatch, window, slope, shape):
+    images, build = numbers(26, *shape), normalized(window, slope, shape[3])
+    _, together = both_ways(monkeypatch, build, [images], incoming_of(build, images))
+    assert "Pooling" not in together and "BatchNormalization" in together
+
+
+def test_a_window_of_too_many_lines_is_pooled_apart(monkeypatch):
+    images = numbers(27, 1, 40, 90, 64)
+
+    def build(image):
+        image = mpsnn.MPSCNNBatchNormalizationNode(image, mpsnn.BatchNormalizationWeights(64)).result_image
+        last = convolution(mpsnn.MPSCNNPoolingMaxNode(image, 1, 40, 1, 40).result_image, inputs=64, outputs=5, kernel=1)
+        return last, [last]
+
+    _, together = both_ways(monkeypatch, build, [images], incoming_of(build, images))
+    assert "Pooling" in together

@@ -83,8 +83,9 @@ class KernelBackend : public Backend {
   virtual std::size_t saved_bytes(const Operation& forward, const OperandShapes& shapes) const = 0;
   /// True when the kernels know the operations that fused() makes.
   virtual bool fuses() const { return false; }
-  /// True when the kernel of a convolution with a pooling knows that one.
+  /// True when the kernel of a convolution or batch normalization knows the pooling that it is given; shapes are those without it.
   virtual bool pools(const ConvolutionOp&, const OperandShapes&, Precision) const { return false; }
+  virtual bool pools(const BatchNormalizationOp&, const OperandShapes&, Precision) const { return false; }
   virtual std::unique_ptr<Kernel> make_kernel(const Operation& operation, const OperandShapes& shapes, Precision precision) const = 0;
 };
 

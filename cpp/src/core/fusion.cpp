@@ -186,19 +186,20 @@ class Gone {
   std::vector<bool> is_gone_;
 };
 
-/// Max pooling becomes the convolution's where nobody else reads the image between them. Returns the steps that are gone.
-std::vector<const Step*> fuse_pooling(Plan& plan, const Uses& uses, const KernelBackend& backend, Precision precision, Step& convolution) {
-  const ValueId between = convolution.outputs[0];
-  if (convolution.outputs.size() != 1 || !lies_in_arena(plan, between) || uses.readers[between].size() != 1) return {};
+/// Max pooling becomes the convolution's, or the normalization's, where nobody else reads the image between them. Returns the steps that are gone.
+template <class Op>
+std::vector<const Step*> fuse_pooling(Plan& plan, const Uses& uses, const KernelBackend& backend, Precision precision, Step& step) {
+  const ValueId between = step.outputs[0];
+  if (step.outputs.size() != 1 || !lies_in_arena(plan, between) || uses.readers[between].size() != 1) return {};
   const Step& behind = plan.steps[uses.readers[between][0]];
   const auto* pooling = std::get_if<PoolingOp>(&behind.operation);
   if (!pooling || pooling->kind != PoolingKind::max || behind.outputs[0] == kNoValue) return {};
-  ConvolutionOp pooled = std::get<ConvolutionOp>(convolution.operation);
+  Op pooled = std::get<Op>(step.operation);
   pooled.pooling = *pooling;
-  if (!backend.pools(pooled, plan.operand_shapes(convolution), precision)) return {};
-  convolution.operation = std::move(pooled);
-  convolution.outputs[0] = behind.outputs[0];
-  convolution.saved = behind.saved;
+  if (!backend.pools(pooled, plan.operand_shapes(step), precision)) return {};
+  step.operation = std::move(pooled);
+  step.outputs[0] = behind.outputs[0];
+  step.saved = behind.saved;
   return {&behind};
 }
 
@@ -222,8 +223,10 @@ void fuse_forward(Plan& plan) {
 void fuse_poolings(Plan& plan, const KernelBackend& backend, Precision precision) {
   Gone gone(plan);
   const Uses uses(plan);
-  for (Step& step : plan.steps)
-    if (std::holds_alternative<ConvolutionOp>(step.operation)) gone.add(fuse_pooling(plan, uses, backend, precision, step));
+  for (Step& step : plan.steps) {
+    if (std::holds_alternative<ConvolutionOp>(step.operation)) gone.add(fuse_pooling<ConvolutionOp>(plan, uses, backend, precision, step));
+    if (std::holds_alternative<BatchNormalizationOp>(step.operation)) gone.add(fuse_pooling<BatchNormalizationOp>(plan, uses, backend, precision, step));
+  }
 }
 
 /// Which neurons are left, and what their gradients read, is known by now.

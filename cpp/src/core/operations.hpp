@@ -156,10 +156,11 @@ struct SoftMaxGradientOp {
 
 /// inputs: x -> mean C, variance C, over images and pixels; both 0 for an empty batch
 struct BatchNormalizationStatisticsOp {};
-/// inputs: x, mean, variance, [gamma], [beta] -> y. A ReLU is applied last where fuse() put it there.
+/// inputs: x, mean, variance, [gamma], [beta] -> y. A ReLU is applied last where fused() put it there, and so is a max pooling behind it.
 struct BatchNormalizationOp {
   float epsilon = 1.17549435e-38f;
   NNNeuronDescriptor neuron{};
+  std::optional<PoolingOp> pooling{};
 };
 /// inputs: gradient of y, x, mean, variance, [gamma], [beta] -> [gradient of x], [gradient of gamma], [gradient of beta].
 /// With `uses_batch_statistics` mean and variance are functions of x, else constants. beta matters behind a fused ReLU only.

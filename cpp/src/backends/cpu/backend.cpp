@@ -34,6 +34,7 @@ class Cpu final : public KernelBackend {
   }
 
   bool pools(const ConvolutionOp& op, const OperandShapes& shapes, Precision precision) const override { return cpu::pools(op, shapes, precision); }
+  bool pools(const BatchNormalizationOp& op, const OperandShapes& shapes, Precision) const override { return cpu::pools(op, shapes); }
 
   std::unique_ptr<Kernel> make_kernel(const Operation& operation, const OperandShapes& shapes, Precision precision) const override {
     return std::visit(

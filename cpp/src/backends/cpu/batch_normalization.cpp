@@ -4,6 +4,7 @@
 #include "backends/cpu/channel_sums.hpp"
 #include "backends/cpu/kernels.hpp"
 #include "backends/cpu/loops.hpp"
+#include "backends/cpu/pooling.hpp"
 
 namespace mpsnn::cpu {
 namespace {
@@ -53,6 +54,40 @@ class Apply final : public Kernel {
  private:
   BatchNormalizationOp op_;
   Shape shape_;
+};
+
+/// With max pooling behind it: what is normalized is never stored.
+class ApplyAndPool final : public Kernel {
+ public:
+  ApplyAndPool(const BatchNormalizationOp& op, const Shape& shape, std::unique_ptr<LinePooling> pooling)
+      : op_(op), shape_(shape), pooling_(std::move(pooling)) {}
+  std::size_t scratch_bytes() const override { return sizeof(float) * (arrays_floats() + pooling_->scratch_floats()); }
+  std::string algorithm() const override { return algorithm_of(op_.neuron) + ", pooled"; }
+  void run(const KernelCall& call) override {
+    float* scratch = static_cast<float*>(call.scratch);
+    const Lines lines(shape_, call.input<float>(0), normalization(call, 1, op_.epsilon, op_.neuron, call.input<float>(4), shape_.channels, scratch));
+    pooling_->run(call, lines, scratch + arrays_floats());
+  }
+
+ private:
+  class Lines final : public LineSource {
+   public:
+    Lines(const Shape& shape, const float* x, const ChannelNormalization& n) : width_(shape.width), channels_(shape.channels), x_(x), n_(n) {}
+    void make(std::size_t first, std::size_t lines, float* to) const override {
+      isa().normalize(x_ + first * width_ * channels_, to, lines * width_, channels_, n_);
+    }
+
+   private:
+    std::size_t width_;
+    int channels_;
+    const float* x_;
+    ChannelNormalization n_;
+  };
+  std::size_t arrays_floats() const { return (2 * std::size_t(shape_.channels) + 15) / 16 * 16; }
+
+  BatchNormalizationOp op_;
+  Shape shape_;
+  std::unique_ptr<LinePooling> pooling_;
 };
 
 class Gradient final : public Kernel {
@@ -134,8 +169,11 @@ std::unique_ptr<Kernel> make_kernel(const BatchNormalizationStatisticsOp&, const
 }
 
 std::unique_ptr<Kernel> make_kernel(const BatchNormalizationOp& op, const OperandShapes& shapes) {
+  if (op.pooling) return std::make_unique<ApplyAndPool>(op, shapes.inputs[0], make_line_pooling(*op.pooling, shapes.inputs[0]));
   return std::make_unique<Apply>(op, shapes.inputs[0]);
 }
+
+bool pools(const BatchNormalizationOp& op, const OperandShapes& shapes) { return make_line_pooling(*op.pooling, shapes.inputs[0]) != nullptr; }
 
 std::unique_ptr<Kernel> make_kernel(const BatchNormalizationGradientOp& op, const OperandShapes& shapes) {
   return std::make_unique<Gradient>(op, shapes.inputs[0]);

@@ -27,6 +27,7 @@ std::unique_ptr<Kernel> make_kernel(const PoolingGradientOp& op, const OperandSh
 std::size_t saved_bytes(const PoolingOp& op, const OperandShapes& shapes);
 /// KernelBackend::pools.
 bool pools(const ConvolutionOp& op, const OperandShapes& shapes, Precision precision);
+bool pools(const BatchNormalizationOp& op, const OperandShapes& shapes);
 
 // element-wise
 std::unique_ptr<Kernel> make_kernel(const NeuronOp& op, const OperandShapes& shapes);

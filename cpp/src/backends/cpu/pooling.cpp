@@ -6,6 +6,7 @@
 #include "backends/cpu/isa/isa.hpp"
 #include "backends/cpu/kernels.hpp"
 #include "backends/cpu/loops.hpp"
+#include "backends/cpu/pooling.hpp"
 #include "backends/cpu/pooling_taps.hpp"
 
 namespace mpsnn::cpu {
@@ -65,20 +66,31 @@ class PoolingRows {
     const std::size_t row = static_cast<std::size_t>(to.width) * to.channels / slices_;
     const std::size_t reads = y_.taps.size() * x_.taps.size() / std::max<std::size_t>(1, static_cast<std::size_t>(to.height) * to.width);
     task_elements_ = row * (1 + reads) * kTaskElements / kPoolingTask;
+    line_floats_ = line_floats();
   }
 
-  /// `row` names the operands; its other members are filled in here. `saved_bytes`: of a winner.
-  void run(const KernelCall& call, PoolingRow row, std::size_t saved_bytes) const {
+  /// Floats of the most lines that a row reads, with those between them.
+  std::size_t line_floats() const {
+    std::size_t most = 0;
+    for (int i = 0; i < to_.height; ++i) most = std::max(most, lines_of(i).second);
+    return most * line_elements();
+  }
+  bool has_slices() const { return slices_ > 1; }
+
+  /// `row` names the operands; its other members are filled in here. `saved_bytes`: of a winner. The values come from `source` if there is
+  /// one, by way of line_floats() floats of `lines` for each thread.
+  void run(const KernelCall& call, PoolingRow row, std::size_t saved_bytes, const LineSource* source = nullptr, float* lines = nullptr) const {
     float* result = row.result;
     char* saved = static_cast<char*>(row.saved);
     const PoolingRow operands = row;
-    parallel_ranges(static_cast<std::size_t>(to_.images) * to_.height * slices_, task_elements_, [&](std::size_t begin, std::size_t end, int) {
+    parallel_ranges(static_cast<std::size_t>(to_.images) * to_.height * slices_, task_elements_, [&](std::size_t begin, std::size_t end, int thread) {
       for (std::size_t task = begin; task < end; ++task) {
         PoolingRow own = operands;
         const std::size_t at = task / slices_ * to_.width * to_.channels;
         own.result = result ? result + at : nullptr;
         own.saved = saved ? saved + at * saved_bytes : nullptr;
         if (own.x) own.x += at;
+        if (source) own.values = made_lines(*source, task / slices_, lines + thread * line_floats_);
         run_row(own, task / slices_, task % slices_, saved_bytes);
         if (slices_ == 1 && !stage_.is_empty()) stage_.apply(call, 0, own.result, to_.width, {0, to_.channels}, nullptr);
       }
@@ -87,6 +99,21 @@ class PoolingRows {
   }
 
  private:
+  std::size_t line_elements() const { return static_cast<std::size_t>(from_.width) * from_.channels; }
+  /// The first line that a row reads, and how many there are up to the last.
+  std::pair<std::size_t, std::size_t> lines_of(int row) const {
+    if (y_.count(row) == 0) return {0, 0};
+    const std::size_t first = y_.taps[y_.first[row]].offset / line_elements(), last = y_.taps[y_.first[row + 1] - 1].offset / line_elements();
+    return {first, last + 1 - first};
+  }
+  /// Where the first image would begin that the lines of row `number` belong to.
+  const float* made_lines(const LineSource& source, std::size_t number, float* to) const {
+    const auto [first, count] = lines_of(static_cast<int>(number % to_.height));
+    const std::size_t image = number / to_.height;
+    source.make(image * from_.height + first, count, to);
+    return to - (image * from_.image_count() + first * line_elements());
+  }
+
   void add_stretch(int j) {
     const std::size_t channels = to_.channels;
     PoolingStretch next{j * channels, channels, x_.first[j], x_.count(j), !is_gradient_ && x_.reads_zeros[j], is_gradient_ ? 1.0f : x_.divisors[j]};
@@ -133,7 +160,7 @@ class PoolingRows {
   bool is_gradient_;
   int slices_ = 1;
   std::vector<PoolingStretch> stretches_;
-  std::size_t task_elements_;
+  std::size_t task_elements_, line_floats_ = 0;
 };
 
 /// Max pooling, which leaves the winners' taps for its gradient if there is one.
@@ -200,6 +227,38 @@ class SumPooling final : public Kernel {
 };
 
 }  // namespace
+
+namespace {
+
+class MaximumOfLines final : public LinePooling {
+ public:
+  MaximumOfLines(const PoolingOp& op, const Shape& source)
+      : bytes_(winner_bytes(op.window)), plain_(op, PoolingPass::maximum, source, result_of(op, source), false, {}),
+        saving_(op, bytes_ == 1 ? PoolingPass::maximum_in_bytes : PoolingPass::maximum_in_words, source, result_of(op, source), false, {}) {}
+
+  bool pays() const { return !plain_.has_slices() && plain_.line_floats() <= kMostFloats; }
+  std::size_t scratch_floats() const override { return plain_.line_floats() * max_thread_count(); }
+  void run(const KernelCall& call, const LineSource& source, float* scratch) const override {
+    PoolingRow row{};
+    row.result = call.output<float>(0), row.saved = call.saved;
+    (call.saved ? saving_ : plain_).run(call, row, bytes_, &source, scratch);
+  }
+
+ private:
+  static constexpr std::size_t kMostFloats = 64 << 10;
+  static Shape result_of(const PoolingOp& op, const Shape& source) { return {source.images, op.window.y.output, op.window.x.output, source.channels}; }
+
+  std::size_t bytes_;
+  PoolingRows plain_, saving_;
+};
+
+}  // namespace
+
+std::unique_ptr<LinePooling> make_line_pooling(const PoolingOp& op, const Shape& source) {
+  auto pooling = std::make_unique<MaximumOfLines>(op, source);
+  if (!pooling->pays()) return nullptr;
+  return pooling;
+}
 
 std::size_t saved_bytes(const PoolingOp& op, const OperandShapes& shapes) {
   return op.kind == PoolingKind::max ? shapes.outputs[0].count() * winner_bytes(op.window) : 0;
