@@ -4,57 +4,78 @@
 
 #include "backends/cpu/isa/grouped.inl"
 
-template <int Taps, int Step, int Pixels>
+template <int Vectors, int Taps, int Step, int Pixels>
 inline __attribute__((always_inline)) void depthwise_pixels(const DepthwiseRun& run, std::size_t c, int first) {
-  Vector sum[Pixels];
+  Vector sum[Pixels][Vectors];
   if (run.result_ahead > 0)
 #pragma GCC unroll 8
-    for (int r = 0; r < Pixels; ++r) __builtin_prefetch(run.result + c + (first + r) * run.result_step + run.result_ahead, 1);
+    for (int r = 0; r < Pixels; ++r)
+#pragma GCC unroll 2
+      for (int v = 0; v < Vectors; ++v) __builtin_prefetch(run.result + c + v * kLanes + (first + r) * run.result_step + run.result_ahead, 1);
 #pragma GCC unroll 8
-  for (int r = 0; r < Pixels; ++r) sum[r] = run.start ? load(run.start + c) : Vector{};
+  for (int r = 0; r < Pixels; ++r)
+#pragma GCC unroll 2
+    for (int v = 0; v < Vectors; ++v) sum[r][v] = run.start ? load(run.start + c + v * kLanes) : Vector{};
   for (int line = 0; line < run.line_count; ++line) {
     const float* x = run.lines[line] + c + first * run.pixel_step;
     const float* w = run.weights[line] + c;
     if (line + run.new_lines >= run.line_count)
 #pragma GCC unroll 16
-      for (int j = 0; j < Pixels * (Step > 0 ? Step : 1); ++j) __builtin_prefetch(x + j * run.tap_step + run.ahead, 0, 2);
+      for (int j = 0; j < Pixels * (Step > 0 ? Step : 1); ++j)
+#pragma GCC unroll 2
+        for (int v = 0; v < Vectors; ++v) __builtin_prefetch(x + v * kLanes + j * run.tap_step + run.ahead, 0, 2);
     if constexpr (Taps > 0) {
-      Vector weight[Taps];
+      Vector weight[Taps][Vectors];
 #pragma GCC unroll 5
-      for (int t = 0; t < Taps; ++t) weight[t] = load(w + t * run.weight_step);
+      for (int t = 0; t < Taps; ++t)
+#pragma GCC unroll 2
+        for (int v = 0; v < Vectors; ++v) weight[t][v] = load(w + t * run.weight_step + v * kLanes);
 #pragma GCC unroll 32
-      for (int j = 0; j < (Pixels - 1) * Step + Taps; ++j, x += run.tap_step) {
-        const Vector v = load(x);
+      for (int j = 0; j < (Pixels - 1) * Step + Taps; ++j, x += run.tap_step)
+#pragma GCC unroll 2
+        for (int v = 0; v < Vectors; ++v) {
+          const Vector pixel = load(x + v * kLanes);
 #pragma GCC unroll 8
-        for (int r = 0; r < Pixels; ++r)
-          if (j >= r * Step && j - r * Step < Taps) sum[r] += v * weight[j - r * Step];
-      }
+          for (int r = 0; r < Pixels; ++r)
+            if (j >= r * Step && j - r * Step < Taps) sum[r][v] += pixel * weight[j - r * Step][v];
+        }
     } else {
-      for (int t = 0; t < run.taps; ++t, x += run.tap_step, w += run.weight_step) {
-        const Vector weight = load(w);
+      for (int t = 0; t < run.taps; ++t, x += run.tap_step, w += run.weight_step)
+#pragma GCC unroll 2
+        for (int v = 0; v < Vectors; ++v) {
+          const Vector weight = load(w + v * kLanes);
 #pragma GCC unroll 8
-        for (int r = 0; r < Pixels; ++r) sum[r] += load(x + r * run.pixel_step) * weight;
-      }
+          for (int r = 0; r < Pixels; ++r) sum[r][v] += load(x + r * run.pixel_step + v * kLanes) * weight;
+        }
     }
   }
 #pragma GCC unroll 8
-  for (int r = 0; r < Pixels; ++r) store(run.result + c + (first + r) * run.result_step, sum[r]);
+  for (int r = 0; r < Pixels; ++r)
+#pragma GCC unroll 2
+    for (int v = 0; v < Vectors; ++v) store(run.result + c + v * kLanes + (first + r) * run.result_step, sum[r][v]);
 }
+
+/// Three taps and the sums of four pixels leave room for two vectors of channels: cache lines are read in the order in which they are fetched.
+template <int Taps>
+constexpr int kDepthwiseVectors = kLanes == 16 && Taps == 3 ? 2 : 1;
 
 /// All channels of some pixels, as they lie in memory.
 template <int Taps, int Step, int Pixels>
 inline __attribute__((always_inline)) void depthwise_tile(const DepthwiseRun& run, int& pixel) {
   // The last vector overlaps the one before it: what both compute is the same.
   std::size_t c = 0;
-  for (; c + kLanes <= run.channels; c += kLanes) depthwise_pixels<Taps, Step, Pixels>(run, c, pixel);
-  if (c < run.channels) depthwise_pixels<Taps, Step, Pixels>(run, run.channels - kLanes, pixel);
+  if constexpr (kDepthwiseVectors<Taps> == 2)
+    for (; c + 2 * kLanes <= run.channels; c += 2 * kLanes) depthwise_pixels<2, Taps, Step, Pixels>(run, c, pixel);
+  for (; c + kLanes <= run.channels; c += kLanes) depthwise_pixels<1, Taps, Step, Pixels>(run, c, pixel);
+  if (c < run.channels) depthwise_pixels<1, Taps, Step, Pixels>(run, run.channels - kLanes, pixel);
   pixel += Pixels;
 }
 
 template <int Taps, int Step>
 void depthwise_vectors(const DepthwiseRun& run) {
   int pixel = 0;
-  while (run.pixels - pixel >= 8) depthwise_tile<Taps, Step, 8>(run, pixel);
+  constexpr int kMost = 8 / kDepthwiseVectors<Taps>;
+  while (run.pixels - pixel >= kMost) depthwise_tile<Taps, Step, kMost>(run, pixel);
   if (run.pixels - pixel >= 4) depthwise_tile<Taps, Step, 4>(run, pixel);
   if (run.pixels - pixel >= 2) depthwise_tile<Taps, Step, 2>(run, pixel);
   if (run.pixels - pixel >= 1) depthwise_tile<Taps, Step, 1>(run, pixel);
