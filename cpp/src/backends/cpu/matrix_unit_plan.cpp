@@ -19,11 +19,11 @@ constexpr int kMostTasks = 32;
 constexpr double kTaskCycles = 1e5, kPartFloats = 4 << 20;
 /// Cycles of one element: copied, split and transposed; split in pairs; added to its sum, which is near or far away; added to another
 /// part; stored in another order. And of a row of a step that is gathered.
-constexpr double kTransposed = 1.15, kPaired = 0.75, kNear = 0.25, kFar = 1.0, kPart = 1.0, kReordered = 1.0, kGathered = 5;
+constexpr double kTransposed = 1.15, kPaired = 0.75, kNear = 0.25, kFar = 1.0, kPart = 1.0, kReordered = 1.0, kGathered = 8;
 /// Six products of 16 cycles for 16 rows, 16 columns and 32 pixels, and what they wait for: a row of tiles alone for its sums and, unless
 /// there is one tile, whose operands stay in the first-level cache, for its operands; others for rows that lie across cache lines.
-/// Stacked rows are multiplied a few steps at a time, which wait for less.
-constexpr double kTileCycles = 6 * 16 * 1.6, kLoneTile = 1.2, kLoneRow = 2, kUnaligned = 1.8, kStackedRow = 0.9;
+/// Stacked rows are multiplied a few steps at a time, which wait for less, or for far sums.
+constexpr double kTileCycles = 6 * 16 * 1.6, kLoneTile = 1.2, kLoneRow = 2, kUnaligned = 1.8, kStackedRow = 0.9, kFarStackedRow = 1.4;
 
 }  // namespace
 
@@ -125,7 +125,8 @@ double WeightGradientPlan::source_elements(const Rows& r, int channels) const {
 /// Of a line of windows.
 double WeightGradientPlan::product_cycles(const Rows& r) const {
   const int row_tiles = r.is_stacked ? ceil_divide(depth(), kRows) : ceil_divide(inputs, kRows);
-  const double each = row_tiles == 1 ? (padded == kColumns ? kLoneTile : kLoneRow) : r.is_stacked ? kStackedRow : r.is_aligned ? 1 : kUnaligned;
+  const double stacked = double(groups) * taps() * inputs * padded <= kNearSums ? kStackedRow : kFarStackedRow;
+  const double each = row_tiles == 1 ? (padded == kColumns ? kLoneTile : kLoneRow) : r.is_stacked ? stacked : r.is_aligned ? 1 : kUnaligned;
   return pitch_of(r) * each * groups * (r.is_stacked ? 1.0 / abreast : taps()) * row_tiles * (padded / kColumns) * kTileCycles / kDepth;
 }
 
