@@ -44,7 +44,7 @@ const GemmTile& tile_for(const Isa& isa, const GemmTile* tiles, int rows, int co
 }
 
 /// What stays in the first-level cache beside a tile's rows, or nearly.
-constexpr double kNearBytes = 64 << 10;
+constexpr double kNearPanelBytes = 64 << 10;
 
 /// Cycles for `rows` rows and so many vectors of columns, divided by the depth: two multiply-adds each, of which the
 /// tiles reach nine tenths unless they have too few sums to hide the latency, and the start and the end of each tile. A panel that
@@ -52,7 +52,7 @@ constexpr double kNearBytes = 64 << 10;
 double tile_cycles(const Isa& isa, int rows, int vectors, int depth) {
   const int tiles = ceil_divide(rows, isa.piece_rows[vectors - 1]);
   const double sums = double(rows) / tiles * vectors, row_bytes = 4.0 * vectors * isa.lanes;
-  const bool is_far = depth * row_bytes > kNearBytes;
+  const bool is_far = depth * row_bytes > kNearPanelBytes;
   return tiles * (std::max({4.6, (is_far ? 0.6 : 0.55) * sums, is_far ? row_bytes / 30 : 0.0}) + 0.04 * rows / tiles + (1.5 * sums + 10) / std::max(1, depth));
 }
 

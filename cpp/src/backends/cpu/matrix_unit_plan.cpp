@@ -16,7 +16,7 @@ constexpr int kBlockPixels = 512;
 constexpr double kBlockElements = 192 << 10, kNearSums = 96 << 10;
 /// Tasks wanted, unless they would have less than some 30 microseconds of work, and the most floats of private sums.
 constexpr int kMostTasks = 32;
-constexpr double kTaskCycles = 1e5, kPartFloats = 4 << 20;
+constexpr double kTaskCycles = 1e5, kSummedFloats = 4 << 20;
 /// Cycles of one element: copied, split and transposed; split in pairs; added to its sum, which is near or far away; added to another
 /// part; stored in another order. And of a row of a step that is gathered.
 constexpr double kTransposed = 1.15, kPaired = 0.75, kNear = 0.25, kFar = 1.0, kPart = 1.0, kReordered = 1.0, kGathered = 8;
@@ -176,7 +176,7 @@ void WeightGradientPlan::choose_cut() {
       int block_lines = 1, images_of_block = 1;
       choose_block(r, c, block_lines, images_of_block);
       const double count = double(ceil_divide(images, images_of_block)) * chunks * ceil_divide(y.output, block_lines);
-      const double parts_wanted = std::clamp(tasks_wanted / (r * c), 1.0, std::min(count, std::max(1.0, kPartFloats / sums)));
+      const double parts_wanted = std::clamp(tasks_wanted / (r * c), 1.0, std::min(count, std::max(1.0, kSummedFloats / sums)));
       for (int parts_here = static_cast<int>(parts_wanted); parts_here > 0; parts_here /= 2) {
         const double added = (count - (parts_here == 1)) * sums * (sums / r / c / rows.slabs() <= kNearSums ? kNear : kFar);
         const double here = (c * left + r * right + added + products) * (1 + 1.0 / (parts_here * r * c)) + kPart * (parts_here - 1) * sums;

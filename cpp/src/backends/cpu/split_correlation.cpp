@@ -13,11 +13,11 @@ namespace {
 constexpr std::size_t kSplitTasks = 32;
 constexpr double kSplitTaskWork = 2e6;
 /// Pixels of a task: the weights are read again for each.
-constexpr std::size_t kFewestPixels = 96, kMostPixels = 256;
+constexpr std::size_t kFewestTaskPixels = 96, kMostTaskPixels = 256;
 /// Bytes of the copies of a task, which stay in the second-level cache beside a panel of weights.
 constexpr std::size_t kCopyBytes = 640 << 10;
 /// Bytes of weights beside them that stay there too.
-constexpr std::size_t kNearBytes = 512 << 10;
+constexpr std::size_t kNearWeightBytes = 512 << 10;
 /// Columns of a task at least: splitting a source number costs as much as its products with 56 columns.
 constexpr int kFewestColumns = 128;
 
@@ -139,7 +139,7 @@ void SplitCorrelation::choose_parts() {
   const std::size_t images = shape().images, image_pixels = std::size_t(most_lines_) * most_columns_, pixels = images * image_pixels;
   const double work = pixels * depth * shape().result_channels;
   const std::size_t wanted = std::clamp<std::size_t>(static_cast<std::size_t>(work / kSplitTaskWork), 2, kSplitTasks);
-  const std::size_t block = std::clamp(pixels / wanted, kFewestPixels, kMostPixels);
+  const std::size_t block = std::clamp(pixels / wanted, kFewestTaskPixels, kMostTaskPixels);
   image_parts_ = std::clamp<std::size_t>(images * image_pixels / block, 1, images);
   if (image_pixels > block) {
     if (most_lines_ == 1) column_parts_ = image_pixels / block;
@@ -319,7 +319,7 @@ void SplitCorrelation::multiply(const Part& part, const Task& task, int group, R
   product.overwrites = block == 0;
   // Weights that stay in the second-level cache meet a few rows at a time, which are written as they lie; others meet all rows of a run.
   const std::size_t bytes = tile_elements(part) * sizeof(std::uint16_t) * 2 * units.size();
-  const int most_rows = bytes <= kNearBytes ? 2 * split::kRows : runs.rows;
+  const int most_rows = bytes <= kNearWeightBytes ? 2 * split::kRows : runs.rows;
   const auto multiply_rows = [&](const std::uint16_t* a, float* c, int first_row, int unit) {
     const int column = group * group_columns_ + unit * kUnitColumns;
     product.rows = std::min(most_rows, runs.rows - first_row);
@@ -342,7 +342,7 @@ void SplitCorrelation::multiply(const Part& part, const Task& task, int group, R
           for (int unit = run_units.begin; unit < run_units.end; ++unit) multiply_rows(a, result + pixel * shape.result_channels, row, unit);
       }
   };
-  if (bytes <= kNearBytes) return multiply_runs(units);
+  if (bytes <= kNearWeightBytes) return multiply_runs(units);
   for (int unit = units.begin; unit < units.end; ++unit) multiply_runs({unit, unit + 1});
 }
 

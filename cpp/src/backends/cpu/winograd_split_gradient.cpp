@@ -17,7 +17,7 @@ constexpr int kHeldOutputs = 256, kTransformed = 128;
 constexpr double kHeldBytes = 24e6;
 
 /// How channels, positions and tiles are cut for the second-level cache.
-struct Cut {
+struct GradientCut {
   int input_ranges = 1, output_ranges = 1, row_groups = 1;
   int steps = 1;       ///< of tiles at a time
   bool keeps = false;  ///< those are all
@@ -28,7 +28,7 @@ struct Cut {
 /// Where a task is a position. A vector of a tile's channels takes 930 to be transformed, once, stored far away and read again, products of
 /// two vectors 155; to store and to load the sums of a pair of channels takes 40 for each time that tiles are held. In a step the caches hold
 /// none of that memory at first, 0.1 a byte: a layer of 256 channels at 8 x 8 takes less time alone, and more in a step.
-Cut cut_by_position(const WinogradTransforms& transforms, int inputs, int outputs, int all_steps) {
+GradientCut cut_by_position(const WinogradTransforms& transforms, int inputs, int outputs, int all_steps) {
   const int ranges = ceil_divide(outputs * kChannelTile, kHeldOutputs), height = ceil_divide(outputs, ranges);
   const double step_bytes = transforms.positions() * sizeof(std::uint16_t) * kStep * (inputs + height);
   const int blocks = ceil_divide(all_steps, std::max(1, static_cast<int>(kHeldBytes / step_bytes)));
@@ -42,12 +42,12 @@ Cut cut_by_position(const WinogradTransforms& transforms, int inputs, int output
 /// The cut of least cycles. A vector of a tile's channels takes 310 in the source image and 460 in the other, where it is transposed, and more
 /// in two groups of positions; 200 to come from farther away; products of two vectors, in blocks of two each way, 146, and 51 to load and
 /// store sums for all steps; a filter of two channels 20.
-Cut best_cut(const WinogradTransforms& transforms, const ConvolutionGeometry& geometry, std::size_t tiles) {
+GradientCut best_cut(const WinogradTransforms& transforms, const ConvolutionGeometry& geometry, std::size_t tiles) {
   const int inputs = ceil_divide(geometry.input_channels / geometry.groups, kChannelTile);
   const int outputs = ceil_divide(geometry.output_channels / geometry.groups, kChannelTile);
   const int all_steps = std::max(1, static_cast<int>((tiles + split::kDepth - 1) / split::kDepth));
   const auto even = [](int count) { return round_up(count, 2); };
-  Cut best;
+  GradientCut best;
   for (int groups = 1; groups <= SplitTransforms::kMaxGroups; ++groups)
     for (int steps = 1; steps <= std::min(all_steps, kMostSteps); ++steps)
       for (int input_ranges = 1; input_ranges <= inputs; ++input_ranges)
@@ -63,7 +63,7 @@ Cut best_cut(const WinogradTransforms& transforms, const ConvolutionGeometry& ge
           const double cycles = source + incoming + products;
           if (best.cycles == 0 || cycles < best.cycles) best = {input_ranges, output_ranges, groups, steps, keeps, cycles, false};
         }
-  if (const Cut other = cut_by_position(transforms, inputs, outputs, all_steps); geometry.groups == 1 && tiles > 0 && other.cycles < best.cycles)
+  if (const GradientCut other = cut_by_position(transforms, inputs, outputs, all_steps); geometry.groups == 1 && tiles > 0 && other.cycles < best.cycles)
     best = other;
   best.cycles = geometry.groups * (best.cycles * all_steps * split::kDepth + 20.0 * kChannelTile * kChannelTile * inputs * outputs);
   return best;
@@ -357,7 +357,7 @@ class SplitWinogradWeightGradient final : public Kernel {
   Tiles tiles_;
   int inputs_, outputs_;
   int input_tiles_, output_tiles_, range_inputs_ = 0, range_outputs_ = 0;
-  Cut cut_;
+  GradientCut cut_;
   std::size_t strips_ = 1;  ///< that the input channels' ranges are cut into, each a task
   std::size_t parts_ = 1, z_part_ = 0, z_step_ = 0, v_part_ = 0, v_step_ = 0, u_step_ = 0;
   std::size_t v_offset_ = 0, z_offset_ = 0, taps_offset_ = 0, u_offset_ = 0, row_offset_ = 0, bias_offset_ = 0, sums_offset_ = 0,
