@@ -61,9 +61,9 @@ def compare_engines(case, make_build, result_shape):
     return reference
 
 
-def assert_same_bits_for_any_number_of_threads(case, build):
-    """Result, data gradient and weight gradient of a case."""
-    x, incoming = normal(3, *case.shape), normal(4, case.images, *case.result_size(), case.outputs)
+def assert_same_bits_for_any_number_of_threads(build, shape, result_shape):
+    """Result, data gradient and weight gradient of what build() makes."""
+    x, incoming = normal(3, *shape), normal(4, *result_shape)
     before, values = mpsnn.num_threads(), []
     try:
         for threads in (1, 2, 5):

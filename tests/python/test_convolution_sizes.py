@@ -4,6 +4,7 @@
 import mpsnn
 import numpy as np
 import pytest
+from convolution_cases import assert_same_bits_for_any_number_of_threads
 from engines import assert_close, evaluate, normal
 
 # images, height, width, input channels, output channels
@@ -92,15 +93,4 @@ def depthwise(image):
     ],
 )
 def test_the_number_of_threads_changes_no_bit(build, shape, result):
-    before = mpsnn.num_threads()
-    x, incoming = normal(3, *shape), normal(4, *result)
-    values = []
-    try:
-        for threads in (1, 2, 5):
-            mpsnn.set_num_threads(threads)
-            got = evaluate("cpu", build, [x], incoming)
-            values.append([got.result, got.gradients[0], got.states[0].gradient_for_weights])
-    finally:
-        mpsnn.set_num_threads(before)
-    for other in values[1:]:
-        assert all(np.array_equal(a, b) for a, b in zip(values[0], other, strict=True))
+    assert_same_bits_for_any_number_of_threads(build, shape, result)

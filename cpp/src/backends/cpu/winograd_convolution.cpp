@@ -52,30 +52,6 @@ class BlockedWinograd : public WinogradKernel {
     });
   }
 
-  int panel_stride(int panel) const { return shape_.panel_stride(panel); }
-  Range panels_of(int range) const {
-    return {static_cast<int>(part_begin(shape_.panels(), range, ranges_)), static_cast<int>(part_begin(shape_.panels(), range + 1, ranges_))};
-  }
-  int chunk_begin(int chunk) const { return std::min(depth_, chunk * chunk_); }
-
-  /// u := the transformed weights of a panel for the source channels [first, last): per position a matrix of last - first rows as
-  /// wide as the panel, `step` floats apart. `taps` holds taps * taps * (last - first) * panel width floats.
-  void transform_weights(const float* weights, int group, int panel, int first, int last, float* u, std::size_t step,
-                         float* taps) const {
-    const int stride = panel_stride(panel), columns = shape_.panel_columns(panel);
-    const std::size_t count = std::size_t(last - first) * stride;
-    const float* from = weights + weights_.offset + group * weights_.group +
-                        std::ptrdiff_t(panel) * shape_.tile_columns() * weights_.result + first * weights_.source;
-    for (int y = 0; y < transforms_.taps; ++y)
-      for (int x = 0; x < transforms_.taps; ++x)
-        pack_rows(from + y * weights_.y + x * weights_.x, weights_.source, weights_.result, last - first, columns,
-                  taps + (y * transforms_.taps + x) * count, stride, stride - columns);
-    transforms_.weights(taps, count, count, u, step);
-  }
-  std::size_t taps_floats() const {
-    return std::size_t(transforms_.taps) * transforms_.taps * kWeightChannels * shape_.tile_columns();
-  }
-
   /// The result's pixels of the tiles of a block, for the channels of some panels, from the sums `m`.
   void store_panels(const KernelCall& call, int group, Range panels, std::size_t block, std::size_t first, int tiles, const float* m) const {
     const int end = std::min(results_, panels.end * shape_.tile_columns());
@@ -84,9 +60,9 @@ class BlockedWinograd : public WinogradKernel {
 
   PackedShape shape_;  ///< panels of the result channels of a group
   float* transformed_ = nullptr;  ///< the weights, in memory of packed_bytes()
-  int chunks_ = 1, chunk_ = 1;
+  int chunk_ = 1;  ///< source channels whose tiles lie side by side
   bool is_stored_ = false, shares_tiles_ = false;
-  std::size_t v_step_ = 0, v_offset_ = 0, m_offset_ = 0, taps_offset_ = 0;
+  std::size_t m_offset_ = 0;
   ScratchLayout scratch_;
 
  private:
@@ -132,6 +108,30 @@ class VectorWinograd final : public BlockedWinograd {
   std::size_t blocks_of(int most) const {
     const std::size_t whole = std::max(1, most / rows_) * rows_;
     return (tiles_.count() + whole - 1) / whole;
+  }
+
+  int panel_stride(int panel) const { return shape_.panel_stride(panel); }
+  Range panels_of(int range) const {
+    return {static_cast<int>(part_begin(shape_.panels(), range, ranges_)), static_cast<int>(part_begin(shape_.panels(), range + 1, ranges_))};
+  }
+  int chunk_begin(int chunk) const { return std::min(depth_, chunk * chunk_); }
+
+  /// u := the transformed weights of a panel for the source channels [first, last): per position a matrix of last - first rows as
+  /// wide as the panel, `step` floats apart. `taps` holds taps * taps * (last - first) * panel width floats.
+  void transform_weights(const float* weights, int group, int panel, int first, int last, float* u, std::size_t step,
+                         float* taps) const {
+    const int stride = panel_stride(panel), columns = shape_.panel_columns(panel);
+    const std::size_t count = std::size_t(last - first) * stride;
+    const float* from = weights + weights_.offset + group * weights_.group +
+                        std::ptrdiff_t(panel) * shape_.tile_columns() * weights_.result + first * weights_.source;
+    for (int y = 0; y < transforms_.taps; ++y)
+      for (int x = 0; x < transforms_.taps; ++x)
+        pack_rows(from + y * weights_.y + x * weights_.x, weights_.source, weights_.result, last - first, columns,
+                  taps + (y * transforms_.taps + x) * count, stride, stride - columns);
+    transforms_.weights(taps, count, count, u, step);
+  }
+  std::size_t taps_floats() const {
+    return std::size_t(transforms_.taps) * transforms_.taps * kWeightChannels * shape_.tile_columns();
   }
 
   std::size_t stored_floats() const override { return groups_ * ranges_ * chunks_ * positions() * u_step_; }
@@ -190,8 +190,8 @@ class VectorWinograd final : public BlockedWinograd {
     store_panels(call, group, panels, block, first, tiles, m);
   }
 
-  int rows_;  ///< of a tile of the product
-  std::size_t u_step_ = 0, u_offset_ = 0;
+  int rows_, chunks_ = 1;  ///< of a tile of the product; of the source channels
+  std::size_t v_step_ = 0, u_step_ = 0, v_offset_ = 0, u_offset_ = 0, taps_offset_ = 0;
 };
 
 /// Products in the matrix unit: three times as fast, so that what the caches deliver sets the pace. A task owns some tiles with all channels:
